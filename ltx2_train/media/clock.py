@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ HOLE = 1.5  # usual steps
 class Packets:
     """What the packets of a video say, in the order of the file.
 
+    Some programs write the times of decoding in place of those of showing (`of_decoding`).
     `hidden` ones are trimmed away by an edit list: decoded for the sake of others, but never shown. `places` are bytes
     from the beginning of the file, -1 where nobody knows. `lost` are the numbers of those before which one is missing
     that they lean on, `gradual` those of key frames that lean on others all the same, and are whole some frames later.
@@ -41,6 +43,14 @@ class Packets:
     places: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
     gradual: Sequence[int] = ()
+    of_decoding: bool = False
+
+    def take_order(self) -> None:
+        """Take the timestamps of pictures that are stored in another order than they are shown in for times of decoding
+        where they only rise."""
+        told = [stamp for stamp in self.shown if stamp is not None]
+        if len(told) == len(self) and all(before < after for before, after in pairwise(told)):
+            self.of_decoding, self.decoded = True, list(self.shown)
 
     def add(self, packet: Any, broken: bool) -> None:
         self.shown.append(packet.pts)
@@ -70,7 +80,7 @@ class Packets:
         """The timestamps of the frames that are shown, in order; None where they do not tell frames apart."""
         all_stamps = [stamp for stamp in self.shown if stamp is not None]
         visible = [stamp for stamp, hidden in zip(self.shown, self.hidden, strict=True) if not hidden]
-        if len(all_stamps) < len(self) or len(set(visible)) < len(visible):
+        if self.of_decoding or len(all_stamps) < len(self) or len(set(visible)) < len(visible):
             return None
         first = all_stamps[self.first_key] if all_stamps else 0
         return self._before_cut(sorted(stamp for stamp in visible if stamp is not None and stamp >= first))

@@ -34,6 +34,11 @@ class LostVops(LostPictures):
         self._step = 0
 
     @property
+    def reordered(self) -> bool:
+        """Whether pictures are shown in another order than they are stored in."""
+        return any(kind == BOTH for _, kind, _ in self._shown)
+
+    @property
     def lost(self) -> list[int]:
         """The packets before which a picture is missing, by their numbers."""
         times = sorted({time for _, _, time in self._shown})

@@ -136,6 +136,8 @@ def _read_packets(path: Path, container: Any, stream: Any) -> tuple[Packets, Any
             packets.add(packet, packet.is_corrupt or is_packet_damaged(packet, codec))
     if first is None:
         raise DataError(f"{path}: not one frame can be decoded. Export it again or remove it.", path)
+    if isinstance(numbers, LostVops) and numbers.reordered:
+        packets.take_order()
     if numbers is not None:
         packets.lost, packets.gradual = numbers.lost, numbers.gradual
     return packets, first, end
@@ -296,6 +298,8 @@ def _of_beginning(packets: Packets) -> tuple[str, ...]:
 
 def _of_stamps(packets: Packets, formats: frozenset[str]) -> tuple[str, ...]:
     """What a user should know of the time stamps of frames."""
+    if packets.of_decoding and not formats & COUNTED_FORMATS:
+        return ("has the times of decoding in place of those of its frames; their times are taken from their order",)
     visible = [stamp for stamp, hidden in zip(packets.shown, packets.hidden, strict=True) if not hidden]
     told = [stamp for stamp in visible if stamp is not None]
     twice = len(told) - len(set(told))

@@ -503,3 +503,22 @@ def test_damage_in_the_middle_is_an_error_or_shows_the_right_number_of_frames(tm
 def test_full_range_video_is_not_stretched(tmp_path):
     path = write_video(tmp_path / "full.mp4", grey_levels(6, step=50), pixel_format="yuvj420p")
     np.testing.assert_allclose(read_frames(path)[:, 24, 32, 0], np.arange(6) * 50, atol=3)
+
+
+def test_times_of_decoding_in_place_of_those_of_showing_leave_the_order_of_frames(tmp_path):
+    """As libxvid has them written into MP4 and Matroska."""
+    shown = write_video(tmp_path / "a.mp4", moving_square(20, 96, 64), codec="mpeg4", options={"bf": "2", "q": "2"})
+    path = tmp_path / "b.mp4"
+    with av.open(str(shown)) as source, av.open(str(path), "w") as made:
+        stream = made.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        first = packets[0].dts
+        for packet in packets:
+            packet.pts = packet.dts = packet.dts - first
+            packet.stream = stream
+            made.mux(packet)
+    right, media = probe_media(shown), probe_media(path)
+    assert len(media.remarks) == 1
+    assert media.remarks[0].startswith("has the times of decoding in place of those of its frames")
+    assert np.diff(media.times).max() == pytest.approx(0.04, abs=0.001)
+    assert np.array_equal(read_frames(media, range(20)), read_frames(right, range(20)))
