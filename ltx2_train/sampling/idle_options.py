@@ -19,7 +19,7 @@ def unused_options(
     Where a run draws nothing there are no prompts.
     """
     media = [one for prompt in prompts for one in prompt.given]
-    guided = any(prompt.needs_negative for prompt in prompts)
+    guided = any(_guided(prompt, mode) for prompt in prompts)
     voices = any(isinstance(one.condition, AudioReference) for one in media)
     shown = any(one.is_reference and one.stream == "video" for one in media)
     begun = any(isinstance(one.condition, FirstFrame) and not one.cached for one in media)
@@ -35,13 +35,43 @@ def unused_options(
         return [
             f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
         ]
-    own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not one.needs_negative]
+    own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not _guided(one, mode)]
     mute = ["sample.audio = off has no effect: model.mode is audio, and samples are sound alone."]
     return [
         *(mute if mode == "audio" and given.audio == "off" else ()),
         *(f"sample.{name} has no effect: {why}." for name, why in idle),
         *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
+        *(_of_sound_alone(given, settings, prompts) if mode == "audio" else ()),
     ]
+
+
+def _guided(prompt: Prompt, mode: Mode) -> bool:
+    """Whether the negative prompt has a part in what a model of `mode` draws."""
+    return (mode != "audio" and prompt.guidance != 1) or (mode != "video" and prompt.audio_guidance != 1)
+
+
+def _of_sound_alone(given: SampleSettings, settings: DrawSettings, prompts: Sequence[Prompt]) -> list[str]:
+    """The sentences on what is for a picture, where there is none."""
+    told, plain = [], SampleSettings()
+    for name, own in (("guidance", "audio_guidance"), ("stg", "audio_stg")):
+        if getattr(given, own) is not None and getattr(given, name) != getattr(plain, name):
+            told.append(f"sample.{name} has no effect: model.mode is audio, where sample.{own} counts.")
+    for prompt in prompts:
+        options = []
+        if prompt.asked is not None:
+            pairs = zip(("--w", "--h"), prompt.asked, (settings.width, settings.height), strict=False)
+            options = [option for option, asked, usual in pairs if asked != usual]
+        if prompt.guidance != settings.guidance and prompt.guidance_of_sound is not None:
+            options.append("--g")
+        for one in prompt.given:
+            if isinstance(one.condition, FirstFrame) and not one.cached:
+                options.append(one.name)
+            if dict(one.switches).get("hide_from_video"):
+                options.append(f"hide_from_video of {one.name}")
+        if options:
+            has = "has" if len(options) == 1 else "have"
+            told.append(f"{', '.join(options)} of {prompt.text[:60]!r} {has} no effect: model.mode is audio.")
+    return told
 
 
 def rounded_sizes(prompts: Sequence[Prompt], mode: Mode) -> list[str]:

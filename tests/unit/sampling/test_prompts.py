@@ -197,6 +197,20 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     assert unused_options(given, all_of_them, [parse_prompt("A fox", all_of_them)]) == []  # of what nobody set
 
 
+def test_what_is_for_a_picture_is_named_where_sound_alone_is_drawn(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "fox.png")
+    settings = DrawSettings(guidance=1, stg=0, audio_guidance=1)
+    lines = [parse_prompt(f"A fox --w 64 --g 3 --n ugly --i {tmp_path / 'fox.png'}", settings)]
+    assert unused_options(settings, settings, lines) == []
+    assert unused_options(settings, settings, lines, "audio") == [
+        "--n of 'A fox' has no effect: it is drawn with a guidance of 1. Raise it (--g).",
+        "sample.guidance has no effect: model.mode is audio, where sample.audio_guidance counts.",
+        "--w, --g, --i fox.png of 'A fox' have no effect: model.mode is audio.",
+    ]
+    plain = DrawSettings(guidance=1, audio_guidance=3)
+    assert unused_options(SampleSettings(), plain, [parse_prompt("A fox", plain)], "audio") == []
+
+
 @pytest.mark.parametrize("what", ["lora", "full"])
 def test_a_strength_is_told_where_no_lora_is_given_and_nowhere_else(what):
     run, heard = make_run({"train": {"what": what}, "sample": {"strength": 0.5}}), []
