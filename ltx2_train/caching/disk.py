@@ -132,4 +132,6 @@ def _size(path: Path) -> int:
 
 
 def _said(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{max(count, 0) / 1e6:.1f} MB"
+    if count >= 5e7:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 5e4 else f"{max(count, 0) / 1e3:.1f} kB"

@@ -232,6 +232,8 @@ def _script(path: Path) -> SettingsFile:
     training = [one for one in of_run if one.program in _TRAINS]
     _require_one(path, training)
     flags, twice, more_notes = _collected(path, of_run, training)
+    if (card := variables.get("CUDA_VISIBLE_DEVICES", "0")) != "0":
+        notes.append(f"CUDA_VISIBLE_DEVICES = {card} is not taken over; set it again, or model.device to the card")
     names = dict(flags) | {name: value for name, value in variables.items() if name in program_rows("community")}
     problems, notes = [*problems, *twice], [*notes, *more_notes]
     return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)

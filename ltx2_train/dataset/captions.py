@@ -139,7 +139,7 @@ def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise DataError(f"The caption {path.name} is not JSON: {error}. Correct it, or write a .txt.", path) from error
+        raise DataError(f"The caption {path.name} is not JSON: {error}. Correct it.", path) from error
     if isinstance(value, dict):
         key = next((key for key in JSON_KEYS if value.get(key)), None)
         if key is None and not {*JSON_KEYS}.isdisjoint(value):

@@ -67,6 +67,8 @@ def idle_found(refs: Sequence[DatasetRef], found: Mapping[DatasetRef, Sequence[I
     unused = {}
     for ref, items in found.items():
         told = {one.setting for one in idle_of(ref.entry)}
+        if ref.entry.audio_source == "video":
+            told.add("audio_track")  # a clip without that track says so itself
         ones = idle(_AsFound.of(ref.entry, items)) if items else []
         unused[ref] = {one.setting: one for one in ones if one.setting not in told}
     for ref, ones in unused.items():

@@ -39,6 +39,7 @@ LONG_MASK = "masks are longer than their clips; what is behind the end is not us
 OTHER_SIZE = "masks have another size than their clips and are resized"
 MUTE_MASK = "masks for sound belong to media without sound, and have no use"
 MUTE_REFERENCE = "reference sounds belong to media without sound, and have no use"
+UNHEARD = 'sounds are named by a list whose dataset has audio_source = "none", and are not used'
 UNSEEN_MASK = "masks belong to recordings, which have no picture, and have no use"
 UNSEEN_REFERENCE = "references belong to recordings, which have no picture, and have no use"
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"

@@ -18,7 +18,7 @@ from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings
 from .items import Item, Medium, ReferenceMedia, reference_size
-from .pairs import MUTE_MASK, MUTE_REFERENCE, UNSEEN_MASK, UNSEEN_REFERENCE, Fit
+from .pairs import MUTE_MASK, MUTE_REFERENCE, UNHEARD, UNSEEN_MASK, UNSEEN_REFERENCE, Fit
 from .reference import frames_within
 from .scan import MediaFile
 from .sound_plan import SoundWindow, chosen_tracks, clip_sound, named_shape, of_tracks, recording_parts
@@ -100,6 +100,8 @@ class Cutter:
         apart, silence = self._sound_of(media, candidate)
         if silence and candidate.sound is not None and entry.audio_source != "none":
             self._tell(f"{media.path.name} {NO_SOUND}: {silence}")
+        if entry.audio_source == "none":
+            self.fit.useless(UNHEARD, [candidate.sound])
         tracks: tuple[int, ...] = ()
         if apart is None and not silence:
             tracks, silence = chosen_tracks(media, entry.audio_track)

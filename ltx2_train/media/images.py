@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", "
 UNREAD_PICTURES = {
     ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".tif": "TIFF", ".tiff": "TIFF", ".apng": "moving PNG",
     ".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".psd": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance",
-    ".tga": "Targa", ".svg": "SVG", ".ico": "icon", ".ppm": "PPM",
+    ".tga": "Targa", ".svg": "SVG", ".ico": "Windows icon", ".ppm": "PPM",
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), "raw"),
 }  # fmt: skip
 OVER_BLACK = "has transparency; it is laid over black"

@@ -62,6 +62,13 @@ def test_what_a_shell_is_told_before_a_command_does_not_hide_it(tmp_path, before
     assert "seed" not in made.translation.tables["train"]
 
 
+@pytest.mark.parametrize("before", ["CUDA_VISIBLE_DEVICES=1 ", "export CUDA_VISIBLE_DEVICES=1 && "])
+def test_the_card_that_a_script_chooses_is_told(tmp_path, before):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", before + TRAIN))
+    assert made.notes == ["CUDA_VISIBLE_DEVICES = 1 is not taken over; set it again, or model.device to the card"]
+
+
 @pytest.mark.parametrize("shell", ["bash -c", "/bin/sh -lc", "cmd /c"])
 def test_a_command_given_to_another_shell_is_read(tmp_path, shell):
     written(tmp_path, "d.toml", DATASET)
