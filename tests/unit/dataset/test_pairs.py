@@ -339,7 +339,7 @@ def test_what_goes_with_a_sound_or_a_picture_that_is_not_there_is_said(clips):
     named = json.dumps({"video_path": "clip.mp4", "audio_path": "voices/a.wav", "caption": "x"})
     write_video(clips / "clip.mp4", moving_square(9, 64, 64))
     (clips / "list.jsonl").write_text(named)
-    entry = {"video_jsonl_file": "list.jsonl", "cache_directory": "cache"}
+    entry = {"video_jsonl_file": "list.jsonl", "cache_directory": "cache", "audio_source": "none"}
     plan = plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, clips))
     assert [text.partition(": ")[2] for text in plan.pairs] == [
         '1 sounds are named by a list whose dataset has audio_source = "none", and are not used: a.wav'
