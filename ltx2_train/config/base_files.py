@@ -52,6 +52,8 @@ class BaseFiles:
         elsewhere = {"connectors", "text_projection"} if other is not None else set()
         if projection != checkpoint:
             elsewhere.add("text_projection")
+        if other is not None and other.samefile(checkpoint) and projection_file(encoder, checkpoint) == checkpoint:
+            events.message(_instead("text_projection", other, checkpoint))
         if run.model.video_vae is not None or run.model.mode == "audio":
             elsewhere.add("video_vae_encoder")
         if family is not None and (family.split or not family.connectors):

@@ -35,6 +35,13 @@ _PICTURED = (
 def require_learning(config: RunConfig, dataset: DatasetConfig) -> None:
     """Raise ConfigError where the settings keep every clip out of the loss, whatever the dataset comes to."""
     entries = dataset.datasets
+    for name, ones in (("datasets", entries), ("validation_datasets", dataset.validation_datasets)):
+        if config.model.mode == "audio" and ones and not any(one.may_have_sound for one in ones):
+            raise ConfigError(
+                f"model.mode is audio, and no media of the [[{name}]] can have sound: images have none, and nor have "
+                "videos whose audio_source is none. Set audio_source to video or audio_files, add recordings, or set "
+                "model.mode to video."
+            )
     if not any(
         _learns(config, one.video_loss_weight, one.audio_loss_weight, one.kind != "audio", one.may_have_sound)
         for one in entries

@@ -459,6 +459,8 @@ def test_a_vae_beside_that_of_the_checkpoint_is_said(run_file, tmp_path):
     ):
         BaseFiles.find(load_run(run_file, [f"model.video_vae={path}"]), Told())
         assert any(words in text for text in said)
+    BaseFiles.find(load_run(run_file, [f"model.text_projection={run.model.checkpoint}"]), Told())
+    assert said[-1].startswith("model.text_projection has no effect: it names the checkpoint")
     said.clear()
     BaseFiles.find(run, Told())
     assert not [text for text in said if "video_vae" in text]

@@ -73,6 +73,15 @@ def test_weights_that_keep_every_clip_out_of_the_loss_are_refused(run, entry, na
         require_learning(make_run(run), dataset)
 
 
+def test_media_that_can_have_no_sound_are_refused_where_sound_alone_is_trained(tmp_path):
+    mute, heard = {"video_directory": "a", "audio_source": "none"}, {"audio_directory": "b"}
+    for table, name in (({"datasets": [mute]}, "datasets"),
+                        ({"datasets": [heard], "validation_datasets": [mute]}, "validation_datasets")):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"no media of the \[\[{name}\]\] can have sound: .*audio_source"):
+            require_learning(make_run(AUDIO), DatasetConfig.from_table(table, tmp_path))
+    require_learning(make_run(AUDIO), DatasetConfig.from_table({"datasets": [mute, heard]}, tmp_path))
+
+
 def test_a_validation_that_would_measure_nothing_is_refused(tmp_path):
     held = {"video_directory": "b", "video_loss_weight": 0}
     table = {"datasets": [{"video_directory": "a"}], "validation_datasets": [held]}
