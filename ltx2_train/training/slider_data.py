@@ -117,13 +117,18 @@ def _tied(targets: Sequence[SliderTarget]) -> list[list[int]]:
     return [tied for _, tied in groups]
 
 
-def unused_of_caches(config: RunConfig) -> list[str]:
-    """The settings of caches that were changed: a slider reads caches at most, so that none of them counts but those
-    by which pictures for samples are encoded."""
-    default, of_samples = CacheSettings(), {"vae_dtype", "tiles"}
-    return [
-        f"cache.{name}" for name, value in config.cache if name not in of_samples and value != getattr(default, name)
-    ]
+def unused_by_slider(config: RunConfig) -> list[str]:
+    """A sentence for each setting that was changed and has no effect on a slider, that of its own file included."""
+    idle = {one.setting: str(one) for one in config.without_effect}
+    default, of_samples = CacheSettings(), {"vae_dtype", "tiles"}  # by which pictures for samples are encoded
+    for name, value in config.cache:
+        if name not in of_samples and value != getattr(default, name):
+            idle[f"cache.{name}"] = f"cache.{name} has no effect: a slider makes no caches of clips."
+    if config.sample.strength != 1:
+        idle["sample.strength"] = "sample.strength has no effect: a slider is drawn at each of slider.strengths."
+    if not config.sample.wanted and config.slider.strengths != SliderSettings().strengths:
+        idle["slider.strengths"] = "slider.strengths has no effect: no samples are drawn (sample.every is 0)."
+    return list(idle.values())
 
 
 def _set(config: RunConfig, name: str) -> bool:

@@ -12,7 +12,7 @@ from ..sampling.prompts import require_drawable
 from ..sampling.sample import prompt_folder
 from .checks import Checked, check_model, check_settings, open_checked, tell_unused_options
 from .loop import RunResult, train_checked
-from .slider_data import open_slider, slider_settings, unused_of_caches
+from .slider_data import open_slider, slider_settings, unused_by_slider
 
 
 def train_slider(config: RunConfig, events: Events | None = None) -> RunResult:
@@ -33,12 +33,7 @@ def check_slider(config: RunConfig, events: Events) -> Checked:
     for note in config.notes:
         events.message(note)
     config, slider = slider_settings(config)
-    idle = {one.setting: str(one) for one in config.without_effect}  # its own file's too, which is looked at here first
-    for name in unused_of_caches(config):
-        idle[name] = f"{name} has no effect: a slider makes no caches of clips."
-    if config.sample.strength != 1:
-        idle["sample.strength"] = "sample.strength has no effect: a slider is drawn at each of slider.strengths."
-    for text in idle.values():
+    for text in unused_by_slider(config):
         events.message(text, "warning")
     model = check_model(config, events)
     config, files = model[:2]

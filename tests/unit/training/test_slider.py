@@ -24,7 +24,7 @@ from ltx2_train.training.loop import train
 from ltx2_train.training.noised import Noised
 from ltx2_train.training.ready import Group
 from ltx2_train.training.slider import Slider, SliderSet, like
-from ltx2_train.training.slider_data import _pairs, slider_settings, unused_of_caches
+from ltx2_train.training.slider_data import _pairs, slider_settings, unused_by_slider
 
 SHAPE = LatentShape(1, 2, 2)
 TARGET = SliderTarget(positive="sharp", negative="blurry", target_class="a portrait", weight=3.0)
@@ -235,10 +235,15 @@ def test_targets_that_do_not_come_to_nothing_are_learned():
         slider_settings(make_run({"slider": {"targets": targets}}))
 
 
-def test_settings_of_caches_that_a_slider_does_not_make_are_named():
+def test_settings_that_a_slider_has_no_use_for_are_named():
+    def named(**tables):
+        return [text.split()[0] for text in unused_by_slider(make_run({"slider": TEXTS, **tables}))]
+
     cache = {"text_form": "full", "latents_dtype": "fp32", "vae_dtype": "fp32"}
-    assert unused_of_caches(make_run({"slider": TEXTS, "cache": cache})) == ["cache.latents_dtype", "cache.text_form"]
-    assert unused_of_caches(make_run({"slider": TEXTS})) == []
+    assert named(cache=cache) == ["cache.latents_dtype", "cache.text_form"]
+    strengths = {**TEXTS, "strengths": [0, 1]}
+    assert named() == named(sample={"every": 0}) == named(slider=strengths) == []
+    assert named(slider=strengths, sample={"every": 0, "strength": 2}) == ["sample.strength", "slider.strengths"]
 
 
 def test_a_slider_is_not_trained_as_another_lora():
