@@ -60,6 +60,8 @@ def make_optimizer(
     """
     halves = loras.named()
     groups, notes = rates_of(halves, config.train)
+    if not more and (idle := idle_rate(config.train, groups)):
+        notes.append(idle)
     groups += [dict(group) for group in more]
     for text in notes:
         events.message(text, "warning")
@@ -69,6 +71,13 @@ def make_optimizer(
         events.message(advice, "warning")
     optimizer = _build(config, groups, loras, device)
     return optimizer, build_schedule(optimizer, config.schedule, total), _audio_group(halves, groups)
+
+
+def idle_rate(train: TrainSettings, groups: Iterable[Mapping[str, Any]]) -> str:
+    """A sentence where train.learning_rate was set and none of the `groups` of layers has it; "" elsewhere."""
+    if train.learning_rate == TrainSettings().learning_rate or any(one["name"] == "main" for one in groups):
+        return ""
+    return "train.learning_rate has no effect: audio_learning_rate or lr_args have a rate for every layer."
 
 
 def _build(

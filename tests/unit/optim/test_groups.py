@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ltx2_train.config import TrainSettings
 from ltx2_train.errors import ConfigError
 from ltx2_train.optim import (
     OptimizerSettings,
@@ -12,6 +13,7 @@ from ltx2_train.optim import (
     describe_groups,
     parameter_groups,
 )
+from ltx2_train.training.optimizing import idle_rate, rates_of
 
 PARTS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
 PATHS = [f"transformer_blocks.{block}.{part}.to_q" for block in range(2) for part in PARTS]
@@ -53,6 +55,16 @@ def test_the_audio_rate_covers_audio_layers_and_both_exchanges():
     slow = {part for part, (a, _) in rates(found, groups).items() if a == 1e-5}
     assert slow == {"audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn", "audio_ff"}
     assert [group["name"] for group in groups] == ["main", "audio"]
+
+
+def test_a_rate_that_no_layer_has_is_named():
+    def told(**train):
+        settings = TrainSettings(**train)
+        return idle_rate(settings, rates_of(layers(), settings)[0])
+
+    assert told(learning_rate=3e-4) == told(lr_args={".": 1e-5}) == ""
+    assert told(learning_rate=3e-4, audio_learning_rate=1e-5) == ""
+    assert told(learning_rate=3e-4, lr_args={".": 1e-5}).startswith("train.learning_rate has no effect")
 
 
 def test_the_first_pattern_that_is_found_wins_over_the_audio_rate():
