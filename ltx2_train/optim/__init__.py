@@ -5,7 +5,7 @@ from .groups import describe_groups, parameter_groups
 from .guarded import can_be_guarded, guarded_step
 from .mean import MeanSettings, WeightMean
 from .optimizers import OPTIMIZERS, find_optimizer
-from .resume import resume
+from .resume import other_course, resume
 from .schedules import SCHEDULES, ScheduleSettings, build_schedule, warmup_steps
 from .settings import OptimizerSettings
 
@@ -24,6 +24,7 @@ __all__ = [
     "describe_groups",
     "find_optimizer",
     "guarded_step",
+    "other_course",
     "parameter_groups",
     "rehearse",
     "resume",

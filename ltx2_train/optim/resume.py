@@ -8,6 +8,7 @@ may be kept as they were, where a person wants that.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,16 +47,32 @@ def resume(
             optimizer.load_state_dict({**moments, "param_groups": groups if fitting else moments["param_groups"]})
         except (ValueError, KeyError) as error:
             raise RunError(f"The saved optimizer is not that of this run ({error}).") from None
-    tops = before if keep_rates and len(before) == len(schedule.base_lrs) else schedule.base_lrs
+    kept = keep_rates and len(before) == len(schedule.base_lrs)
+    tops = [float(rate) for rate in (before if kept else schedule.base_lrs)]
     # at the place of the state: the schedule may have become longer, too
     schedule.load_state_dict({**place, "base_lrs": tops})
     rates = [
-        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        float(base) * factor(schedule.last_epoch)
+        for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
     ]
     for group, rate, top in zip(optimizer.param_groups, rates, tops, strict=True):
         group.update({"lr": rate, RATE: top})
-    schedule._last_lr = rates
+    schedule._last_lr = [*rates]
     return notes
+
+
+def other_course(place: Mapping[str, Any], schedule: LambdaLR) -> str:
+    """A sentence where the `schedule` that was gone on with from `place`, whatever its top, has another rate now than
+    it would have had; else an empty one."""
+    then, tops_then = place.get("_last_lr", ()), place.get("base_lrs", ())
+    now, tops = map(float, schedule.get_last_lr()), map(float, schedule.base_lrs)
+    for old, top_then, new, top in zip(then, tops_then, now, tops, strict=False):
+        if top_then and top and not math.isclose(old / top_then, new / top, abs_tol=1e-4):
+            return (
+                "The schedule has another length or form than when the run was last started: the next step has the "
+                f"learning rate {new:.3g}, where it would have had {old:.3g}."
+            )
+    return ""
 
 
 def given_numbers(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,19 +40,29 @@ def exported(config: RunConfig, folder: RunFolder, newest: Path) -> Path | None:
 
 
 def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Events) -> None:
-    """Write the copies anew that are no longer as large as what the run has, and that of `newest` where there is none.
+    """Write the copies anew that are no longer as large as what the run has, and that of `newest` where there is none;
+    the same of the LoRAs of the running mean, where the run keeps one.
 
     What cannot be written is a warning.
     """
     if config.run.export_folder is None:
         return
-    place, saved = config.run.export_folder / folder.name, [path for _, path in list_loras(folder.loras, folder.name)]
+    place = config.run.export_folder / folder.name
+    _renew(config, folder, place, folder.name, newest, events)
+    mean = folder.loras / lora_name(f"{folder.name}_ema")
+    if config.ema.decay and config.train.what != "full" and is_whole(mean):
+        _renew(config, folder, place, mean.stem, mean, events)
+
+
+def _renew(config: RunConfig, folder: RunFolder, place: Path, name: str, newest: Path, events: Events) -> None:
+    """As `renew_exports`, of the LoRAs called `name`; their copies lie in `place`."""
+    saved = [path for _, path in list_loras(folder.loras, name)]
     whole = config.train.what == "full"
     made = next((path for path in reversed(saved) if is_copy(path, newest)), newest)
     sizes = {} if whole else {path: _size(place / path.name) for path in saved if worth_keeping(path)}
     # an older one that is not there was deleted by somebody
     broken = [path for path, size in sizes.items() if size is not None and size != _size(path)]
-    if made in sizes and not any(is_copy(path, made) for _, path in list_loras(place, folder.name)):
+    if made in sizes and not any(is_copy(path, made) for _, path in list_loras(place, name)):
         broken = [path for path in sizes if path in (*broken, made)]
     try:
         told = []
@@ -64,7 +74,7 @@ def renew_exports(config: RunConfig, folder: RunFolder, newest: Path, events: Ev
                 events.message(taken_words(placed, wanted), "warning")
         if exported(config, folder, newest) is None:
             place_one = export_one if whole else export
-            told.append(place_one(made, place, folder.name, events).name)
+            told.append(place_one(made, place, name, events).name)
     except TrainerError as error:
         events.message(f"The copy in run.export_folder was left out. {error}", "warning")
         return

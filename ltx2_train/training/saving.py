@@ -166,13 +166,18 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
     if keep := run.config.full.keep if run.whole else run.config.train.keep_loras:
         _removed(prune(folder.loras, name, keep, folder.finished), events)
     if run.mean is not None:
+        mean = None
         with _tolerant(saved, "LoRA of the running mean", events):
-            _write_mean(run, run.mean, events)
+            mean = _write_mean(run, run.mean, events)
+        if mean is not None and run.config.run.export_folder is not None:
+            with _tolerant(saved, "copy of the running mean in run.export_folder", events):
+                events.saved("export", export(mean, run.config.run.export_folder / name, f"{name}_ema", events))
     run.saved = (run.step, saved.lora)  # last, so that a second interrupt before here has all of it made again
 
 
-def _write_mean(run: Run, mean: WeightMean, events: Events) -> None:
-    """The running mean of the LoRA, beside it under the name of the run and `_ema`, checked and exported alike."""
+def _write_mean(run: Run, mean: WeightMean, events: Events) -> Path:
+    """The running mean of the LoRA, beside it under the name of the run and `_ema`, checked alike; returns the path
+    with its step."""
     folder, train = run.folder, run.config.train
     name, about = f"{folder.name}_ema", {"name": f"{folder.name}_ema", "ema_decay": mean.decay}
     with mean.shown():
@@ -181,10 +186,9 @@ def _write_mean(run: Run, mean: WeightMean, events: Events) -> None:
     plain = place_newest(written, folder.loras, name)
     _write_sidecars(run, dict.fromkeys((written, plain)))
     events.saved("lora", written)
-    if run.config.run.export_folder is not None:
-        events.saved("export", export(written, run.config.run.export_folder / folder.name, name, events))
     if train.keep_loras:
         _removed(prune(folder.loras, name, train.keep_loras, folder.finished), events)
+    return written
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from ..lora.loftq import apply_loftq, loftq_for
 from ..models.audio_vae import AudioVAE
 from ..models.transformer import LTXTransformer
 from ..models.video_vae import VideoVAE
-from ..optim import WeightMean, resume
+from ..optim import WeightMean, other_course, resume
 from ..placement import Placed, load_placed, multiply_low, read_slowly
 from ..sampling.given_media import GivenMedia
 from ..sampling.prompts import Prompt
@@ -434,6 +434,8 @@ def _resume(run: Run, events: Events) -> bool:
         keep = run.config.train.changed_rate == "keep"
         for text in resume(run.optimizer, run.schedule, state.get("optimizer"), state["schedule"], keep):
             events.message(text, "warning")
+        if step < run.total and (text := other_course(state["schedule"], run.schedule)):
+            events.message(text)
         _resume_mean(run, state.get("mean"), events)
         if run.regularizers is not None:
             run.regularizers.load_state_dict(state.get("regularizers"), events)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ltx2_train.errors import RunError
-from ltx2_train.optim import OptimizerSettings, ScheduleSettings, build_optimizer, build_schedule, resume
+from ltx2_train.optim import OptimizerSettings, ScheduleSettings, build_optimizer, build_schedule, other_course, resume
 
 NAMES = ["adamw", "adamw8bit"]
 
@@ -46,6 +46,7 @@ def test_nothing_changed_is_an_unbroken_run_without_a_word(name):
     with torch.no_grad():
         second[0].copy_(first[0])
     assert resume(optimizer, schedule, moments, place) == []
+    assert other_course(place, schedule) == ""
     for step in range(3, 6):
         second[0].grad = torch.full_like(second[0], 0.1 * (step + 1))
         optimizer.step()
@@ -63,6 +64,7 @@ def test_numbers_of_today_are_used_and_told(name):
     group = optimizer.param_groups[0]
     assert (group["weight_decay"], tuple(group["betas"]), group["eps"]) == (5.0, (0.5, 0.6), 1e-6)
     assert group["lr"] == schedule.get_last_lr()[0] == pytest.approx(5e-3 * 0.8), "two of ten steps are done"
+    assert other_course(place, schedule) == "", "the rate at the top was told"
     assert len(optimizer.state) == 1, "the moments are those of the state"
     assert notes == [
         "Learning rates from here on: group 0 0.005 (until now 0.01).",
@@ -94,8 +96,9 @@ def test_a_longer_run_takes_its_first_step_at_the_rate_of_the_longer_schedule():
     assert schedule.get_last_lr() == [0.0]
     moments, place = state_of(optimizer, schedule)
     _, optimizer, schedule = made("adamw", total=8)
-    resume(optimizer, schedule, moments, place)
+    assert resume(optimizer, schedule, moments, place) == []
     assert optimizer.param_groups[0]["lr"] == schedule.get_last_lr()[0] == pytest.approx(5e-3)
+    assert other_course(place, schedule).endswith("the learning rate 0.005, where it would have had 0.")
 
 
 def test_without_moments_the_rate_is_that_of_the_place_all_the_same():

@@ -244,6 +244,28 @@ def test_a_copy_that_broke_off_is_written_anew_and_a_missing_one_of_the_newest(r
     assert events.warnings[1].startswith("fox_000004.safetensors in")
 
 
+def test_a_copy_of_the_mean_that_was_refused_comes_with_the_next_start(runs, tmp_path, monkeypatch):
+    copy, plain = tmp_path / "loras" / "fox" / "fox_ema.safetensors", os.replace
+
+    def replace(source, target):
+        if os.fspath(target) == str(copy):
+            raise PermissionError(errno.EACCES, "Access is denied")
+        plain(source, target)
+
+    settings = {"export": tmp_path / "loras", "ema": {"decay": 0.5}, "keep_loras": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", replace)
+        runs.train(events := Heard(), **settings)
+    assert any(text.startswith("The copy of the running mean in run.export_folder was") for text in events.warnings)
+    assert not copy.exists()
+    assert "fox_ema_000002.safetensors" not in loras(runs.path / "lora"), "older ones go all the same"
+    runs.train(events := Heard(), **settings)
+    assert same(copy, runs.path / "lora" / "fox_ema.safetensors")
+    assert events.warnings == [f"fox_ema.safetensors in {copy.parent} was damaged or missing, and was written anew."]
+    runs.train(again := Heard(), **settings)
+    assert again.warnings == []
+
+
 @pytest.mark.parametrize("how", ["damaged", "missing"])
 def test_a_lora_that_is_written_anew_is_told_of(runs, how):
     whole = runs.train().lora.read_bytes()
