@@ -33,7 +33,9 @@ WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between tries to replace a file th
 CHECK_SUMS = "crc32"  # entry of the metadata of a safetensors file, see `write_checked`
 
 _TEMPORARY = re.compile(r"\..*[a-z0-9_]{8}\.part")  # as mkstemp makes them below
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what newer versions of the library write first, beside the file
 _LONGEST_PREFIX = 80  # bytes of the name that the temporary one repeats; a file system takes 255 in all
+_LONGEST_HEADER = 100_000_000  # bytes; the library takes no longer one
 _NO_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}  # file systems without fsync
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _swept: set[Path] = set()
@@ -105,15 +107,26 @@ def _bad_link(path: Path) -> str:
 
 
 def sweep(folder: Path, older: float = ABANDONED, of: str = "") -> None:
-    """Delete what killed processes left half written in `folder`: temporary files unchanged for `older` seconds, and
-    those `of` a file that is about to be written unchanged for a minute."""
+    """Delete what killed processes left half written in `folder`: temporary files unchanged for `older` seconds, those
+    of the library of safetensors too, and those `of` a file that is about to be written unchanged for a minute."""
     own = re.compile(rf"{re.escape(_temporary_prefix(of))}[a-z0-9_]{{8}}\.part") if of else None
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
                 least = QUIET if own is not None and own.fullmatch(entry.name) else older
-                if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime >= least:
+                if time.time() - entry.stat().st_mtime >= least and _is_temporary(entry):
                     os.unlink(entry.path)
+
+
+def _is_temporary(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is one that is written before it gets its name. Raises OSError."""
+    if _TEMPORARY.fullmatch(entry.name):
+        return True
+    if not _OF_SAFETENSORS.fullmatch(entry.name):
+        return False
+    with open(entry.path, "rb") as file:  # other programs have such names too
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER
 
 
 def why_closed(folder: Path) -> str:

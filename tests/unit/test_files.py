@@ -114,12 +114,20 @@ def test_what_killed_writers_left_is_cleared_away_once_it_is_old(tmp_path):
         path.write_bytes(b"half")
         if path is not new:
             os.utime(path, (1, 1))
+    files.write_tensors(folder / "whole.safetensors", {"x": torch.zeros(9)})
+    tensors, other_tmp = folder / ".tmpJg3FwO", folder / ".tmpAbCd12"  # of the library of safetensors; of who knows
+    tensors.write_bytes((folder / "whole.safetensors").read_bytes()[:80])
+    other_tmp.write_bytes(b"something else")
+    for path in (tensors, other_tmp):
+        os.utime(path, (1, 1))
+    (folder / "whole.safetensors").unlink()
+    files._swept.clear()
     own, other = folder / ".c.txt.abcdefgh.part", folder / ".c.txt2.abcdefgh.part"
     for path in (own, other):
         path.write_bytes(b"half")
         os.utime(path, (time.time() - 90, time.time() - 90))  # a minute is enough for what is written anew
     files.write_text(folder / "c.txt", "x")
-    assert names(folder) == sorted([new.name, foreign.name, visible.name, other.name, "c.txt"])
+    assert names(folder) == sorted([new.name, foreign.name, visible.name, other.name, other_tmp.name, "c.txt"])
 
 
 def test_a_copy_replaces_its_target_and_takes_no_room_where_links_work(tmp_path, monkeypatch):
