@@ -252,6 +252,11 @@ def row_parts(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+def exact_dtype(out: Tensor) -> torch.dtype:
+    """In what `scale_into` takes values that are exact in the dtype of `out`: an accelerator reads fewer bytes so."""
+    return torch.float32 if out.device.type == "cpu" else out.dtype
+
+
 def scale_into(out: Tensor, values: Tensor, scales: Tensor) -> None:
     """Write `values` * `scales` into `out`, the float32 product rounded once; `values` may be overwritten."""
     if out.device.type == "cpu":

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def read_pairs(packed: Tensor, code: tuple[float, ...]) -> Tensor:
-    """The values [2 n] in float32 of `packed` uint8 (n bytes, any shape): high half first, each an index of `code`."""
+def read_pairs(packed: Tensor, code: tuple[float, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The values [2 n] in `dtype` of `packed` uint8 (n bytes, any shape): high half first, each an index of `code`."""
     table = _pairs if torch.compiler.is_compiling() else _kept_pairs
-    return table(code, packed.device).index_select(0, packed.flatten().int()).flatten()
+    return table(code, packed.device, dtype).index_select(0, packed.flatten().int()).flatten()
 
 
 def scaled_codes(packed: Tensor, scale: Tensor, code: Tensor, dtype: torch.dtype) -> Tensor:
@@ -32,14 +32,14 @@ def kept_code(code: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(code, device=device)
 
 
-def _pairs(code: tuple[float, ...], device: torch.device) -> Tensor:
+def _pairs(code: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """[256, 2]: the two values of each byte."""
-    values = torch.tensor(code, device=device)
+    values = torch.tensor(code, device=device, dtype=dtype)
     return torch.stack([values.repeat_interleave(16), values.repeat(16)], dim=1)
 
 
 @lru_cache(maxsize=16)
-def _kept_pairs(code: tuple[float, ...], device: torch.device) -> Tensor:
+def _kept_pairs(code: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """The same; it depends on no weight, so it may be kept."""
     with torch.inference_mode(False), torch.no_grad():
-        return _pairs(code, device)
+        return _pairs(code, device, dtype)

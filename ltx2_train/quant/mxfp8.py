@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import QuantLinear, QuantNumbers, Storage, row_parts, scale_into
+from .base import QuantLinear, QuantNumbers, Storage, exact_dtype, row_parts, scale_into
 from .tiles import tiled_size, untiled
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class KeptMxfp8(QuantLinear):
         weight = torch.empty(self.out_features, width // BLOCK, BLOCK, dtype=dtype, device=self.weight.device)
         for part in row_parts(self.out_features, width):
             stored = self.weight[: self.out_features][part]
-            scale_into(weight[part], stored.float().view(-1, width // BLOCK, BLOCK), scales[part][: len(stored)])
+            values = stored.to(exact_dtype(weight)).view(-1, width // BLOCK, BLOCK)
+            scale_into(weight[part], values, scales[part][: len(stored)])
         return weight.view(self.out_features, width)[:, : self.in_features].contiguous()
 
 

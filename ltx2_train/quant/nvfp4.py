@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .base import QuantLinear, QuantNumbers, Storage, row_parts, scale_into
+from .base import QuantLinear, QuantNumbers, Storage, exact_dtype, row_parts, scale_into
 from .codes import kept_code, read_pairs, scaled_codes
 from .tiles import tiled_size, untiled
 
@@ -77,9 +77,8 @@ class KeptNvfp4(QuantLinear):
         weight = torch.empty(self.out_features, width // BLOCK, BLOCK, dtype=dtype, device=self.weight.device)
         for part in row_parts(self.out_features, width):
             codes = self.weight[: self.out_features][part]
-            scale_into(
-                weight[part], read_pairs(codes, _E2M1).view(-1, width // BLOCK, BLOCK), scales[part][: len(codes)]
-            )
+            values = read_pairs(codes, _E2M1, exact_dtype(weight)).view(-1, width // BLOCK, BLOCK)
+            scale_into(weight[part], values, scales[part][: len(codes)])
         return weight.view(self.out_features, width)[:, : self.in_features].contiguous()
 
 

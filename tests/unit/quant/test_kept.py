@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch.nn.functional import linear
@@ -155,6 +157,19 @@ def test_weights_worked_out_in_parts_are_the_same(make, monkeypatch):
     expected = module.dequantize()
     monkeypatch.setattr(base, "_AT_ONCE", 96 * 7)
     assert torch.equal(module.dequantize(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [nvfp4, mxfp8])
+def test_an_accelerator_which_reads_them_in_few_bytes_gives_the_same_weight(make, dtype, monkeypatch):
+    module = make(64, 96, (40, 70))
+    expected = module.stored_weight(dtype)
+    source = sys.modules[type(module).__module__]
+    read = []
+    monkeypatch.setattr(source, "exact_dtype", lambda out: out.dtype)
+    monkeypatch.setattr(source, "scale_into", lambda out, *two: read.append(two[0].dtype) or torch.mul(*two, out=out))
+    assert torch.equal(module.stored_weight(dtype), expected)
+    assert set(read) == {dtype}
 
 
 def test_nvfp4_state_goes_round():
