@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from ..models.tiling import TileSettings
 from ..settings import Settings
@@ -14,6 +14,9 @@ from ..shapes import floor_frames, floor_side
 
 # What the sizes of a sample must be, by their settings; others are rounded down.
 SIZES = {"width": "a multiple of 32", "height": "a multiple of 32", "frames": "8n+1"}
+
+
+_TILES = {"spatial_tile": 512, "chunk_size": 32}  # of the decoder, where nobody sets another
 
 
 class SampleSettings(Settings):
@@ -194,7 +197,10 @@ class SampleSettings(Settings):
     spectrogram: bool = Field(
         default=True,
         description="In the modes av and audio: a picture of the sound beside it, loudness by time and pitch.",
-        json_schema_extra={"counts_with": "model.mode = av | audio", "advanced": True},
+        json_schema_extra={
+            "counts_with": ["model.mode = av | audio", "model.mode = audio or .audio = merge | separate"],
+            "advanced": True,
+        },
     )
     shift_tokens: Literal["official", "latent"] = Field(
         default="official",
@@ -297,10 +303,22 @@ class SampleSettings(Settings):
         },
     )
     tiles: TileSettings = Field(
-        default=TileSettings(spatial_tile=512, chunk_size=32),
+        default=TileSettings(**_TILES),
         description="Tiles of the decoder, which bound its memory.",
         json_schema_extra={"advanced": True},
     )
+
+    @field_validator("tiles", mode="before")
+    @classmethod
+    def _others_stay(cls, value: Any) -> Any:
+        """A table that names one of them leaves the others as they are."""
+        return {**_TILES, **value} if isinstance(value, Mapping) else value
+
+    @field_serializer("tiles", when_used="json")
+    def _off_is_said(self, tiles: TileSettings) -> dict[str, Any]:
+        """What is off is 0, since what is not there has its default."""
+        dumped = tiles.model_dump(mode="json")
+        return {**dumped, **{name: dumped[name] or 0 for name in _TILES}}
 
     @property
     def guided_without_text(self) -> bool:

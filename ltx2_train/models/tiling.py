@@ -69,7 +69,7 @@ class TileSettings(Settings):
         ge=0,
         description="How far neighbouring tiles of the picture overlap. More hides seams better and takes longer.",
         json_schema_extra={
-            "counts_with": ".spatial_tile",
+            "counts_with": ["model.mode = video | av", ".spatial_tile"],
             "community": "vae_spatial_tile_overlap",
             "unit": "pixels",
             "advanced": True,
@@ -93,7 +93,7 @@ class TileSettings(Settings):
         ge=0,
         description="How many frames neighbouring tiles in time share.",
         json_schema_extra={
-            "counts_with": ".temporal_tile",
+            "counts_with": ["model.mode = video | av", ".temporal_tile"],
             "community": "vae_temporal_tile_overlap",
             "unit": "frames",
             "advanced": True,

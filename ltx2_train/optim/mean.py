@@ -34,7 +34,10 @@ class MeanSettings(Settings):
     sample: bool = Field(
         default=True,
         description="Draw samples with the mean too, at the same prompts and seeds.",
-        json_schema_extra={"counts_with": ".decay", "advanced": True},
+        json_schema_extra={
+            "counts_with": [".decay", "sample.wanted -- with sample.every or sample.every_epochs"],
+            "advanced": True,
+        },
     )
 
 

@@ -171,6 +171,15 @@ def test_the_written_tree_reads_back_equal(tmp_path):
     assert make_run(tomllib.loads(run.to_toml()), "/elsewhere") == run
 
 
+def test_tiles_of_samples_that_are_not_named_stay_and_off_is_written(tmp_path):
+    tiles = make_run({"sample": {"tiles": {"chunk_size": 16, "spatial_overlap": 32}}}).sample.tiles
+    assert (tiles.chunk_size, tiles.spatial_tile, tiles.spatial_overlap) == (16, 512, 32)
+    off = make_run({}, overrides=["sample.tiles.spatial_tile=0"])
+    assert (off.sample.tiles.spatial_tile, off.sample.tiles.chunk_size) == (None, 32)
+    (tmp_path / "run.toml").write_text(off.to_toml())
+    assert load_run(tmp_path / "run.toml").sample == off.sample
+
+
 def test_broken_toml_names_the_file(tmp_path):
     (tmp_path / "run.toml").write_text('[model]\ncheckpoint = "C:\\models\\x"\n')
     with pytest.raises(ConfigError, match=r"run\.toml.*backslash"):

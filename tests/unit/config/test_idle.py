@@ -164,6 +164,9 @@ CASES = [
     ({"cache": {"tiles": {"spatial_overlap": 0}}}, ["cache.tiles.spatial_overlap"], {
         "cache": {"tiles": {"spatial_tile": 512}}}),
     ({"optimizer": {"weight_decay": 0, "args": {"weight_decay": 0.5}}}, ["optimizer.weight_decay"], None),
+    ({"model": {"mode": "audio"}, "sample": {"tiles": {"spatial_overlap": 32, "temporal_overlap": 8}}}, [
+        "sample.tiles.spatial_overlap", "sample.tiles.temporal_overlap"], {
+            **AV, "sample": {"tiles": {"temporal_tile": 64}}}),
     ({"slider": {"guidance": 3}}, ["slider.guidance"], {"slider": {"targets": [{"positive": "a"}]}}),
 ]  # fmt: skip
 
@@ -250,6 +253,12 @@ def test_a_switch_that_is_on_by_itself_is_told_where_it_is_switched_off_and_coun
     check_settings(run)
     assert [str(one).partition(" has")[0] for one in run.without_effect] == [f"{name} = false"]
     assert make_run(merged({group: {key: False}}, mend)).without_effect == []
+
+
+def test_a_switch_of_what_is_not_drawn_is_told():
+    for tables, name in (({**AV, "sample": {"audio": "off", "spectrogram": False}}, "sample.spectrogram"),
+                         ({"ema": {"decay": 0.9, "sample": False}, "sample": {"every": 0}}, "ema.sample")):  # fmt: skip
+        assert [one.setting for one in make_run(tables).without_effect] == [name]
 
 
 def test_a_switch_is_told_where_the_command_line_switches_it_on_for_nothing():
