@@ -25,6 +25,7 @@ from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
 from ..media.video import check_frames, read_frames
+from .check_bars import black_bars
 from .check_report import Finding, FindingLevel
 from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_whole, heard_of, of_reference_sounds
 
@@ -78,6 +79,7 @@ class FileFacts:
     loud_track: int = 0  # where the sound is silence, a track of the file that is not
     lost_in_mix: float = 0.0  # dB by which its loudest channel is quieter in the mix to stereo, where that is much
     beside: tuple[tuple[FindingLevel, str], ...] = ()  # what is wrong with its references and its mask
+    bars: str = ""  # what is said of black bars
     doubts: tuple[str, ...] = ()  # what all bytes of a picture tell, beyond its header
 
     @property
@@ -93,10 +95,12 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
+    bars = ""
     level, clipped, lost, short, damaged, loud, doubts = None, 0.0, 0.0, 0.0, 0, 0, []
     if item.kind != "audio":
         try:
             first_frame = _first_frame(item).astype(np.float32)
+            bars = black_bars(item)
             doubts = picture_doubts(item.source.path) if item.kind == "image" else []
             if item.kind == "video" and not item.source.media.whole:
                 for picks in _ranges(items):
@@ -131,6 +135,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
         loud,
         lost if lost > LOST_IN_MIX else 0.0,
         tuple(_of_companions(items)),
+        bars,
         tuple(doubts),
     )
 
@@ -250,6 +255,8 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         say(level, "damaged", f"{facts.sound_damaged} parts of its sound are damaged and silenced", "Copy it again.")
     if facts.clipped > CLIPPED_SHARE:
         say("amber", "clipped", f"{facts.clipped:.1%} of its sound is at full scale", "Use a cleaner recording.")
+    if facts.bars:
+        say("amber", "bars", facts.bars, "Crop them away: they are learned with the rest.")
     for level, reason in facts.beside:
         say(level, "reference", reason)
     if facts.caption_warning:

@@ -96,6 +96,27 @@ def test_a_rule_finds_its_file(good, make, rule, level):
     assert not any(rule == found for _, found in rules(report, good / "red.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("edges", "told"),
+    [
+        ((6, 0), "has black bars at the top and the bottom ("),
+        ((0, 8), "has black bars at the sides ("),
+        ((0, 0), ""),
+        ((24, 40), ""),  # a small thing before a black wall
+    ],
+)
+def test_black_bars_are_told(good, edges, told):
+    high, wide = edges
+    frames = np.zeros((33, 64, 96, 3), np.uint8)
+    frames[:, high : 64 - high or 64, wide : 96 - wide or 96] = media.moving_square(33, 96 - 2 * wide, 64 - 2 * high)
+    if edges == (24, 40):
+        frames[:, 24:40, 40:47], frames[:, 24:40, 49:56] = 0, 0
+        frames[:, 30:34, 44:52] = 200
+    media.write_captioned(good / "bars.mp4", frames, caption="bars")
+    found = [one.reason for one in check(good).findings if one.rule == "bars"]
+    assert [reason.startswith(told) for reason in found] == [True] * bool(told)
+
+
 def test_copies_and_clips_that_begin_alike(good):
     shutil.copy2(good / "red.mp4", good / "zcopy.mp4")
     (good / "zcopy.txt").write_text("again")

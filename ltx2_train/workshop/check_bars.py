@@ -1,0 +1,55 @@
+"""Whether a picture has black bars, as films for another screen have: a LoRA learns them with the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..dataset.augment import crop_centre
+from ..dataset.plan import Item
+from ..media.images import read_image
+from ..media.video import read_frames
+
+SIDE = 128  # pixels of the longer side that are looked at
+BLACK, LIT = 24, 40  # of 255: a bar is no brighter, and what is brighter is picture
+STRAY = 0.1  # share of a line of a bar that may be brighter, as codecs leave it beside an edge
+LEAST = 0.03  # share of a side; less is an edge that nobody sees
+FILLED = 0.5  # share of the line beside a bar that is lit; a thing before a black wall fills less of it
+
+
+def black_bars(item: Item) -> str:
+    """What is said of the black bars of what is trained on of `item`, in words that follow its name, or "". Raises
+    DataError where it cannot be read."""
+    scale = SIDE / max(item.width, item.height)
+    size = max(8, round(item.width * scale)), max(8, round(item.height * scale))
+    centre = crop_centre(item, item.dataset.entry)
+    if item.kind == "image":
+        frames = read_image(item.source.path, size, centre, rough=True)[None]
+    else:
+        frames = read_frames(item.source.media, item.picks[:1], size, centre)
+    if not any(_bars(frames)):
+        return ""
+    if item.kind == "video" and item.picks[-1] > item.picks[0]:  # a dark beginning is no bar
+        last = read_frames(item.source.media, [item.picks[len(item.picks) // 2]], size, centre)
+        frames = np.concatenate([frames, last])
+    lying, standing = _bars(frames)
+    told = [f"at the top and the bottom ({lying:.0%} of its height)"] if lying else []
+    told += [f"at the sides ({standing:.0%} of its width)"] if standing else []
+    return f"has black bars {' and '.join(told)}" if told else ""
+
+
+def _bars(frames: np.ndarray) -> tuple[float, float]:
+    """Shares of the height and the width of `frames`, uint8 [F, H, W, 3], that are bars at two opposite edges."""
+    level = frames.max(axis=(0, 3))
+    return _between(level), _between(level.T)
+
+
+def _between(level: np.ndarray) -> float:
+    """The share of the rows of `level` [rows, columns] that are bars."""
+    lit = np.flatnonzero((level > BLACK).mean(axis=1) > STRAY)
+    if not len(lit):
+        return 0.0
+    above, below = int(lit[0]), len(level) - 1 - int(lit[-1])
+    if min(above, below) < LEAST * len(level):
+        return 0.0
+    inside = [level[row] for row in (min(above + 2, lit[-1]), max(lit[-1] - 2, above))]
+    return (above + below) / len(level) if all((row > LIT).mean() >= FILLED for row in inside) else 0.0
