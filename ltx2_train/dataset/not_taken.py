@@ -91,7 +91,10 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
     for key, paths in captions.items():
         exact = [path for path, stem in paths.items() if stem in media.get(key, ())]
         for path in paths:
-            if key not in media:
+            if key not in media and _kind(stem := Path(paths[path])) and name_key(str(stem.with_suffix(""))) in media:
+                right = stem.stem + path.name[len(stem.name) :]
+                yield path, f"is a caption with the ending of its medium in its name; call it {right}"
+            elif key not in media:
                 yield path, ALONE
             elif exact and path not in exact:
                 yield path, f"is a caption beside {exact[0].name}, which has the very name of the medium"

@@ -25,6 +25,7 @@ from .lists import MediaFile, Skipped, read_list
 __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "NothingLeft", "find_media", "unread_kind", "with_captions"]
 
 SHOWN_AT_MOST = 5
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 NOT_FOLLOWED = "is a link to a folder, which is not followed; name its folder in a [[datasets]] of its own"
 OF_A_RUN = "is the folder of a run, and what it drew is not trained on"
 _MARKED = re.compile(rf"(?:{FLIPPED}|{CAPTION}\d+)$")  # names that belong to caches of other media
@@ -86,7 +87,8 @@ def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[
     folder = entry.source
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{name}.{entry.source_key}: {folder} {what}. Check the path.", folder)
+        mend = "Unpack it, and name the folder" if folder.suffix.lower() in ARCHIVES else "Check the path"
+        raise DataError(f"{name}.{entry.source_key}: {folder} {what}. {mend}.", folder)
     found = dict(below(folder, entry.recursive))
     runs = [path for path in found if entry.recursive and is_dir(path) and is_run_folder(path)]
     notes += [f"{path} {OF_A_RUN}" for path in runs]

@@ -45,7 +45,7 @@ def folder_findings(dataset: str, entry: DatasetSettings, others: Sequence[Datas
             findings.append(Finding("amber", "sub-folder", dataset, reason, remedy, path))
         elif path.is_dir() and not entry.recursive:
             findings += _sub_folder(dataset, entry, path, named)
-    told = [(path, reason, _remedy(path, reason)) for path, reason in strays(folder, alike, named)]
+    told = [(path, reason.partition("; ")[0], _remedy(path, reason)) for path, reason in strays(folder, alike, named)]
     for path, kind, reached in unreached(folder, alike, named):
         if kind == SOUND_ALONE:
             reason, _, remedy = RENAME.partition("; ")
@@ -66,6 +66,8 @@ def _remedy(path: Path, reason: str) -> str:
         mend = why_unreadable(path.name)[1]
     elif unread := unread_kind(path):
         mend = f"{unread[2]}, for {unread[0]}_directory"
+    elif mend := reason.partition("; ")[2]:
+        pass
     else:
         return REMEDIES.get(reason, "Move it elsewhere.")
     return f"{mend[0].upper()}{mend[1:]}."

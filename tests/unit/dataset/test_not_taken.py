@@ -88,7 +88,7 @@ def test_files_beside_media_that_go_with_none_are_named_by_plan_and_check(tmp_pa
 
 
 def test_files_in_a_media_folder_that_nobody_reads_are_named_by_plan_and_check(tmp_path):
-    files = ["clips/a.json", "clips/c.npy", "clips/A.txt", "clips/alone.txt", "clips/notes/x.txt"]
+    files = ["clips/a.json", "clips/c.npy", "clips/A.txt", "clips/alone.txt", "clips/b.png.txt", "clips/notes/x.txt"]
     config = folder_of(tmp_path, *files, "clips/ltx2_media.json", "clips/dataset.toml", "masks/a.png")
     events = Told()
     plan_dataset(config, events)
@@ -98,9 +98,10 @@ def test_files_in_a_media_folder_that_nobody_reads_are_named_by_plan_and_check(t
         "clips: a.json, c.npy are not used: each is not a medium.",
         "clips: A.txt is not used: it is a caption beside a.txt, which has the very name of the medium.",
         "clips: alone.txt is not used: it is a caption without its medium.",
+        "clips: b.png.txt is not used: it is a caption with the ending of its medium in its name; call it b.txt.",
     ]
     found = {one.path.relative_to(tmp_path).as_posix() for one in check_dataset(config).findings if one.path}
-    assert found >= {*files[:4], "clips/notes"}
+    assert found >= {*files[:5], "clips/notes"}
 
 
 def test_what_a_run_drew_and_masks_below_the_media_are_not_media(tmp_path):
