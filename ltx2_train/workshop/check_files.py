@@ -25,7 +25,7 @@ from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
 from ..media.video import check_frames, read_frames
-from .check_bars import black_bars
+from .check_looks import black_bars, still_window
 from .check_report import Finding, FindingLevel
 from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_whole, heard_of, of_reference_sounds
 
@@ -36,6 +36,11 @@ LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
 BLACK_LEVEL = 6  # of 255; no place of a picture is brighter
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 THUMB = (16, 16)
+SLOW = 0.6  # of the rate of training; below it frames are seen to be repeated
+LOOKS = {
+    "bars": "Crop them away: they are learned with the rest.",
+    "still": "Cut it off, or take the clip out: a picture that stands still is learned with the rest.",
+}
 BY_PREFIX = (
     ("no caption", "no-caption", "Write one, or let `ltx2-train data caption` do it."),
     ("empty caption", "no-caption", ""),
@@ -79,7 +84,7 @@ class FileFacts:
     loud_track: int = 0  # where the sound is silence, a track of the file that is not
     lost_in_mix: float = 0.0  # dB by which its loudest channel is quieter in the mix to stereo, where that is much
     beside: tuple[tuple[FindingLevel, str], ...] = ()  # what is wrong with its references and its mask
-    bars: str = ""  # what is said of black bars
+    looks: tuple[tuple[str, str], ...] = ()  # (rule, what is said) of a look at frames
     doubts: tuple[str, ...] = ()  # what all bytes of a picture tell, beyond its header
 
     @property
@@ -95,12 +100,12 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     """Decode the first frame, at most a minute of sound, and the bytes of the caption. Safe in a thread."""
     item = items[0]
     first_frame = picture_error = sound_error = caption_warning = None
-    bars = ""
+    looks: list[tuple[str, str]] = []
     level, clipped, lost, short, damaged, loud, doubts = None, 0.0, 0.0, 0.0, 0, 0, []
     if item.kind != "audio":
         try:
             first_frame = _first_frame(item).astype(np.float32)
-            bars = black_bars(item)
+            looks = [("bars", black_bars(item)), ("still", still_window(items))]
             doubts = picture_doubts(item.source.path) if item.kind == "image" else []
             if item.kind == "video" and not item.source.media.whole:
                 for picks in _ranges(items):
@@ -135,7 +140,7 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
         loud,
         lost if lost > LOST_IN_MIX else 0.0,
         tuple(_of_companions(items)),
-        bars,
+        tuple((rule, told) for rule, told in looks if told),
         tuple(doubts),
     )
 
@@ -255,8 +260,11 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
         say(level, "damaged", f"{facts.sound_damaged} parts of its sound are damaged and silenced", "Copy it again.")
     if facts.clipped > CLIPPED_SHARE:
         say("amber", "clipped", f"{facts.clipped:.1%} of its sound is at full scale", "Use a cleaner recording.")
-    if facts.bars:
-        say("amber", "bars", facts.bars, "Crop them away: they are learned with the rest.")
+    for rule, told in facts.looks:
+        say("amber", rule, told, LOOKS[rule])
+    if first.kind == "video" and (rate := first.source.timeline.source_fps) < SLOW * first.fps:
+        remedy = "Set target_fps near its rate, or leave it out: motion will stutter."
+        say("amber", "fps-mix", f"has {rate:.4g} frames a second, each shown {first.fps / rate:.1f} times", remedy)
     for level, reason in facts.beside:
         say(level, "reference", reason)
     if facts.caption_warning:

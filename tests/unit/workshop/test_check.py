@@ -117,6 +117,18 @@ def test_black_bars_are_told(good, edges, told):
     assert [reason.startswith(told) for reason in found] == [True] * bool(told)
 
 
+def test_a_clip_that_stands_still_or_stutters_is_told(good):
+    moving = media.moving_square(20, 96, 64)
+    media.write_captioned(good / "held.mp4", np.concatenate([moving, *[moving[-1:]] * 20]), caption="held")
+    clip(good / "slow_rate.mp4", "few frames a second", 20, fps=10)
+    found = check(good, 'frame_extraction = "chunk"', GENERAL.replace("[9, 17]", "[9]")).findings
+    told = [(one.path.name, one.reason) for one in found if one.path and one.rule in ("still", "fps-mix")]
+    assert told == [
+        ("held.mp4", "stands still from 1.1 to 1.4 s, which is a window of its own"),
+        ("slow_rate.mp4", "has 10 frames a second, each shown 2.5 times"),
+    ]
+
+
 def test_copies_and_clips_that_begin_alike(good):
     shutil.copy2(good / "red.mp4", good / "zcopy.mp4")
     (good / "zcopy.txt").write_text("again")

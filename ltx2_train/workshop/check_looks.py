@@ -1,6 +1,11 @@
-"""Whether a picture has black bars, as films for another screen have: a LoRA learns them with the rest."""
+"""What a look at a few frames tells: black bars, as films for another screen have, and windows in which nothing moves.
+
+A LoRA learns either with the rest.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,12 +20,14 @@ STRAY = 0.1  # share of a line of a bar that may be brighter, as codecs leave it
 LEAST = 0.03  # share of a side; less is an edge that nobody sees
 FILLED = 0.5  # share of the line beside a bar that is lit; a thing before a black wall fills less of it
 
+STILL = 4  # of 255: more than what codecs make of a picture that stands still
+SHORTEST = 9  # frames of a window that is to move
+
 
 def black_bars(item: Item) -> str:
     """What is said of the black bars of what is trained on of `item`, in words that follow its name, or "". Raises
     DataError where it cannot be read."""
-    scale = SIDE / max(item.width, item.height)
-    size = max(8, round(item.width * scale)), max(8, round(item.height * scale))
+    size = _small(item)
     centre = crop_centre(item, item.dataset.entry)
     if item.kind == "image":
         frames = read_image(item.source.path, size, centre, rough=True)[None]
@@ -35,6 +42,25 @@ def black_bars(item: Item) -> str:
     told = [f"at the top and the bottom ({lying:.0%} of its height)"] if lying else []
     told += [f"at the sides ({standing:.0%} of its width)"] if standing else []
     return f"has black bars {' and '.join(told)}" if told else ""
+
+
+def still_window(items: Sequence[Item]) -> str:
+    """What is said where nothing moves in the first or the last window among `items`, those of a video; else "". Raises
+    DataError where it cannot be read."""
+    media, line = items[0].source.media, items[0].source.timeline
+    for item in (items[0], items[-1]):
+        if item.kind == "video" and item.window.count >= SHORTEST:
+            picks = [item.picks[place] for place in (0, item.window.count // 3, 2 * item.window.count // 3, -1)]
+            frames = read_frames(media, picks, _small(item)).astype(np.int16)
+            if int(np.ptp(frames, axis=0).max()) <= STILL:
+                begin, end = (place / line.fps for place in (item.window.start, item.window.start + item.window.count))
+                return f"stands still from {begin:.1f} to {end:.1f} s, which is a window of its own"
+    return ""
+
+
+def _small(item: Item) -> tuple[int, int]:
+    scale = SIDE / max(item.width, item.height)
+    return max(8, round(item.width * scale)), max(8, round(item.height * scale))
 
 
 def _bars(frames: np.ndarray) -> tuple[float, float]:
