@@ -24,7 +24,8 @@ from ..foreign import PROGRAMS
 from ..media.names import is_file
 from ..paths import from_folder, path_fault
 from ..settings import explain_refusals
-from .describe import compact, group_line
+from ..toml import read_toml
+from .describe import compact, group_line, groups
 from .groups import RunConfig
 from .import_needs import needed_settings
 from .import_paths import DATASET_NAME, moved_paths, rebased
@@ -213,6 +214,11 @@ def import_settings(file: Path | str) -> Imported:
         return imported
     source = read_source(path)
     if source is None:
+        if strange := [name for name in read_toml(path) if name not in groups()]:
+            raise ConfigError(
+                f"{path} is a file of no program that is read, and no run file: {', '.join(strange[:3])} "
+                f"{'is no group' if len(strange) == 1 else 'are no groups'} of settings."
+            )
         raise ConfigError(f"{path} is a run file of this program already: ltx2-train train {path}")
     translation = taken_over(source)
     imported = Imported(

@@ -31,6 +31,7 @@ _NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
 # scripts of the community trainer that make a run together; the others are commands of their own
 _TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
 _OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", "ltx2_cache_dino_features")
+_DIFFUSION_PIPE = {"micro_batch_size_per_gpu", "pipeline_stages", "adapter", "directory"}
 # they do nothing of a run, however often they stand in a script
 _OF_SHELLS = (
     "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "case", "esac", "[", "[[", "{", "}", "(", ")",
@@ -96,6 +97,11 @@ def _toml(path: Path) -> SettingsFile | None:
     if is_dataset_table(table):
         raise ConfigError(
             f"{path} is a dataset file. Name it as data.config in a run file, or let `ltx2-train import` write one."
+        )
+    if _DIFFUSION_PIPE & table.keys() and not isinstance(table.get("run"), Mapping):
+        raise ConfigError(
+            f"{path} is a file of diffusion-pipe, which is not read. Write a run file: config --defaults. For a folder "
+            "of media `ltx2-train import FOLDER` writes the dataset file."
         )
     if "model_family" in table:
         return SettingsFile("simpletuner", path, list(_bare(table)))

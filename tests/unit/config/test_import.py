@@ -138,6 +138,8 @@ def test_a_run_file_of_our_own_keeps_our_defaults(tmp_path):
         ("d.toml", DATASET, "is a dataset file"),
         ("x.json", '{"a": 1}', "is not SimpleTuner's config.json"),
         ("x.yaml", "job: extension\nconfig: {}\n", "ai-toolkit"),
+        ("x.toml", "epochs = 9\nmicro_batch_size_per_gpu = 1\n[model]\ntype = 'ltx-video'\n", "diffusion-pipe"),
+        ("x.toml", "resolutions = [512]\n[[directory]]\npath = 'clips'\n", "diffusion-pipe"),
         ("x.yaml", "a: [", "is not valid YAML"),
         ("x.sh", "echo hello\n", "no command with flags"),
         ("x.safetensors", "", "ends in none of"),
@@ -146,6 +148,13 @@ def test_a_run_file_of_our_own_keeps_our_defaults(tmp_path):
 def test_files_that_are_no_run_files_say_what_they_are(tmp_path, name, text, says):
     with pytest.raises(ConfigError, match=says):
         load_run(written(tmp_path, name, text))
+
+
+def test_a_toml_of_no_program_is_not_called_a_run_file(tmp_path):
+    with pytest.raises(ConfigError, match="no program that is read, and no run file: foo, bar are no groups"):
+        import_settings(written(tmp_path, "x.toml", "foo = 1\n[bar]\nx = 2\n"))
+    with pytest.raises(ConfigError, match="is a run file of this program already"):
+        import_settings(written(tmp_path, "x.toml", "[lora]\nrank = 2\n"))
 
 
 @pytest.mark.parametrize(
