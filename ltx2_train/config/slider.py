@@ -42,7 +42,11 @@ class SliderSettings(Settings):
     mode: Literal["text", "reference"] = Field(
         default="text",
         description="text = from pairs of prompts, no data; reference = from pairs of cached latents, named alike.",
-        json_schema_extra={"community": "slider.mode"},
+        json_schema_extra={
+            "harmless": True,
+            "counts_with": ".wanted -- with slider.targets, slider.config or pairs of caches",
+            "community": "slider.mode",
+        },
     )
     targets: list[SliderTarget] = Field(
         default_factory=list,

@@ -15,6 +15,7 @@ from ..dataset.items import Item
 from ..dataset.plan import DatasetPlan
 from ..dataset.sources import copies
 from ..errors import ConfigError
+from ..events import Events
 from ..feed.loader import Sample, TrainingSet
 from ..shapes import Mode
 
@@ -52,6 +53,19 @@ def validation_clips(config: RunConfig, data: TrainingSet) -> tuple[Sample, ...]
     if not config.validation.wanted:
         return ()
     return data.validation[: config.validation.clips or None]
+
+
+def tell_fewer(config: RunConfig, count: int, events: Events) -> None:
+    """Say where more clips are asked for than the `count` that are held out."""
+    asked = {
+        "validation.clips": config.validation.wanted and config.validation.clips,
+        "sample.validation_clips": config.sample.wanted
+        and config.model.mode != "audio"
+        and config.sample.validation_clips,
+    }
+    for name, number in asked.items():
+        if number > count:
+            events.message(f"{name} is {number}, and the [[validation_datasets]] hold {count}: all of them are taken.")
 
 
 def require_apart(config: RunConfig, data: TrainingSet) -> None:

@@ -38,7 +38,7 @@ ALWAYS = {
     "gemma.compute_dtype", "gemma.placement", "sample.every", "sample.every_epochs", "sample.prompts",
     "sample.frames", "sample.fps", "sample.steps", "sample.guidance", "sample.stg", "sample.seed",
     "sample.sigmas", "validation.every", "validation.every_epochs",
-    "slider.mode", "slider.config",
+    "slider.config",
     "log.report_to", "train.processes",
 }  # fmt: skip
 # Checked or said in a place of its own, which knows more than the settings.
@@ -216,6 +216,7 @@ def test_what_asks_for_nothing_is_let_alone():
     ("tables", "name"),
     [
         ({"sample": {"audio_format": "flac"}}, "sample.audio_format"),
+        ({"slider": {"mode": "reference"}}, "slider.mode"),
         ({"sample": {"width": 64}, "model": {"mode": "audio"}}, "sample.width"),
         ({"cache": {"audio_vae_dtype": "bf16"}}, "cache.audio_vae_dtype"),
         ({"cache": {"preservation_prompts": ["woman"]}}, "cache.preservation_prompts"),

@@ -8,9 +8,10 @@ import pytest
 
 from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError
+from ltx2_train.events import Events
 from ltx2_train.training import metrics
 from ltx2_train.training.chart import chart_image
-from ltx2_train.training.held_out import require_media_apart
+from ltx2_train.training.held_out import require_media_apart, tell_fewer
 from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog
 from ltx2_train.training.validation import rising, sigmas_of
 
@@ -90,3 +91,17 @@ def test_clips_of_caches_alone_may_be_what_the_mode_measures(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.mode = audio"):
         require_media_apart(run, SimpleNamespace(items=[silent], from_caches=()))
     require_media_apart(run, SimpleNamespace(items=[silent], from_caches=("caches",)))
+
+
+def test_more_clips_than_are_held_out_are_told():
+    said = []
+    events = Events()
+    events.message = lambda text, level="info": said.append(text.split(":")[0])
+    for tables in ({"validation": {"every": 1, "clips": 3}}, {"sample": {"validation_clips": 3}}):
+        for count in (3, 2):
+            tell_fewer(make_run(tables), count, events)
+    tell_fewer(make_run({"validation": {"clips": 3}, "sample": {"every": 0, "validation_clips": 3}}), 2, events)
+    assert said == [
+        "validation.clips is 3, and the [[validation_datasets]] hold 2",
+        "sample.validation_clips is 3, and the [[validation_datasets]] hold 2",
+    ]
