@@ -20,6 +20,7 @@ SOUND_ALONE = "sound alone"
 RENAME = "holds sound alone and has the ending of a video; give it the ending .m4a"
 A_LIST = "is a list of media by its name, and a folder does not read it"
 NO_MEDIUM, ALONE = "is not a medium", "is a caption without its medium"
+_KINDS = {ending: kind for kind, endings in reversed(MEDIA_SUFFIXES.items()) for ending in endings}
 SETTINGS = frozenset((".toml",))  # which may well lie beside the media they are about
 
 
@@ -79,10 +80,10 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
         elif path.name.lower().endswith(endings):
             stem = _without(path, endings)
             captions.setdefault(name_key(stem), {})[path] = stem
-        elif (unread := unread_kind(path)) or _kind(path):
+        elif _kind(path) or unread_kind(path):
             stem = str(path.with_suffix(""))
             media.setdefault(name_key(stem), set()).add(stem)
-            if unread and unread[0] not in kinds:
+            if (unread := unread_kind(path)) and unread[0] not in kinds:
                 yield path, f"is {unread[1]}"
         elif is_list(path):
             yield path, A_LIST
@@ -122,8 +123,9 @@ def unreached(
             if not reached and path.name.lower().endswith(endings):
                 captions[path] = name_key(_without(path, endings))
             continue
-        media.add(name_key(str(path.with_suffix(""))))
-        if is_file(path) and not (reached and (kind in kinds or path.suffix.lower() in beside)):
+        if not reached:
+            media.add(name_key(str(path.with_suffix(""))))
+        if not (reached and (kind in kinds or path.suffix.lower() in beside)) and is_file(path):
             unlike = reached and kind == "video" and kinds == {"audio"}  # as an MP4 with a voice is
             yield path, SOUND_ALONE if unlike and is_sound_alone(path) else kind, reached
     yield from ((path, LONE_CAPTION, False) for path, key in captions.items() if key not in media)
@@ -134,18 +136,20 @@ def _within(folder: Path, part: Path, recursive: bool, named: Collection[Path]) 
     inside = {place for place in named if folder.absolute() in place.parents}
     runs: dict[Path, bool] = {}
     for path, problem in below(part, recursive):
-        own = path.absolute()
-        if problem or is_dir(path) or own in inside or not inside.isdisjoint(own.parents):
+        if problem or is_dir(path):
             continue
-        for at in path.relative_to(folder).parents[:-1]:
+        if inside and not inside.isdisjoint((own := path.absolute(), *own.parents)):
+            continue
+        above = () if path.parent == folder else path.relative_to(folder).parents[:-1]
+        for at in above:
             if at not in runs:
                 runs[at] = is_run_folder(folder / at)
-        if not any(runs[at] for at in path.relative_to(folder).parents[:-1]):
+        if not any(runs[at] for at in above):
             yield path
 
 
 def _kind(path: Path) -> str | None:
-    return next((kind for kind, endings in MEDIA_SUFFIXES.items() if path.suffix.lower() in endings), None)
+    return _KINDS.get(path.suffix.lower())
 
 
 def _caption_endings(entries: Sequence[DatasetSettings]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ UTF8_MODE = "set PYTHONUTF8=1 before it starts, or a locale of UTF-8"
 
 def name_key(name: str) -> str:
     """Equal for names that differ in case alone, or in how their accents are put together (NFC, NFD)."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
