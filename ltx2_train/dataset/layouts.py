@@ -36,7 +36,7 @@ BESIDE_MEDIA = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".
 LISTS = frozenset((".jsonl", ".csv"))
 LIST_NAMES = frozenset(f"{name}.json" for name in ("dataset", "metadata", "captions", "labels", "train", "val"))
 OF_THE_SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
-_OURS = re.compile(r"ltx2_\w+\.json|dataset_manifest\.json")
+_OURS = re.compile(r"(?:ltx2_\w+|dataset_manifest|cut|speech)\.json")  # of caches, and of what was cut
 
 
 @dataclass

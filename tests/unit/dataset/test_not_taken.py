@@ -89,7 +89,8 @@ def test_files_beside_media_that_go_with_none_are_named_by_plan_and_check(tmp_pa
 
 def test_files_in_a_media_folder_that_nobody_reads_are_named_by_plan_and_check(tmp_path):
     files = ["clips/a.json", "clips/c.npy", "clips/A.txt", "clips/alone.txt", "clips/b.png.txt", "clips/notes/x.txt"]
-    config = folder_of(tmp_path, *files, "clips/ltx2_media.json", "clips/dataset.toml", "masks/a.png")
+    ours = ["clips/ltx2_media.json", "clips/cut.json", "clips/dataset.toml"]
+    config = folder_of(tmp_path, *files, *ours, "masks/a.png")
     events = Told()
     plan_dataset(config, events)
     assert [text for text in events.texts if text.startswith("clips: ")] == [
