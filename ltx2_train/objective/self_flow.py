@@ -32,7 +32,7 @@ class SelfFlowSettings(Settings):
         ge=0,
         le=511,
         description="Block that learns, counted from 0.",
-        json_schema_extra={"counts_with": [".weight", "not .student_ratio"]},
+        json_schema_extra={"counts_with": [".weight", "not .by_ratio -- without regularizers.self_flow.student_ratio"]},
     )
     teacher_block: int = Field(
         default=32,
@@ -246,6 +246,11 @@ class SelfFlowSettings(Settings):
         description="Keep the teacher's mean in RAM (ema, partial_ema).",
         json_schema_extra={"counts_with": [".weight", ".teacher = ema | partial_ema"], "advanced": True},
     )
+
+    @property
+    def by_ratio(self) -> bool:
+        """Whether the student's block is a share of the depth, of which 0 is one."""
+        return self.student_ratio is not None
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> SelfFlowSettings:

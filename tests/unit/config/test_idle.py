@@ -140,6 +140,7 @@ CASES = [
         "optimizer": {"args": {"betas": [0.8, 0.9]}}}),
     (self_flow(student_ratio=0.4, student_block=3, teacher_ratio=0.8, teacher_block=5), named(
         "student_block teacher_block"), None),
+    (self_flow(student_ratio=0, student_block=3), named("student_block"), None),
     (self_flow(dual_timestep=False, mask_ratio=0.3, mask_frames=True, masked_only=True),
         named("mask_ratio mask_frames masked_only"), self_flow(dual_timestep=True)),
     (self_flow(temporal_tau=2, neighbors=1, granularity="patch", patch_radius=1, patch_match="soft", delta_steps=2,
