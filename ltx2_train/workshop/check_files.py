@@ -263,7 +263,7 @@ def file_findings(dataset: str, facts: FileFacts, entry: DatasetSettings) -> lis
     for rule, told in facts.looks:
         say("amber", rule, told, LOOKS[rule])
     if first.kind == "video" and (rate := first.source.timeline.source_fps) < SLOW * first.fps:
-        remedy = "Set target_fps near its rate, or leave it out: motion will stutter."
+        remedy = "Motion will stutter: set target_fps near its rate, or take the clip out."
         say("amber", "fps-mix", f"has {rate:.4g} frames a second, each shown {first.fps / rate:.1f} times", remedy)
     for level, reason in facts.beside:
         say(level, "reference", reason)
