@@ -220,11 +220,11 @@ def load_lora_state(path: Path | str) -> LoraFile:
     """Read a LoRA of any usual spelling. Raises CheckpointError where it is damaged or no plain LoRA at all."""
     file = read_lora(path)
     if not file.layers:
+        what = "not a LoRA: no lora_A / lora_B or lora_down / lora_up pair is in it"
         if file.kinds:
-            listed = ", ".join(f"{kind} ({layers_text(count)})" for kind, count in file.kinds.items())
-            what = f"no plain LoRA but {listed}"
-        else:
-            what = "not a LoRA: no lora_A / lora_B or lora_down / lora_up pair is in it"
+            what = "no plain LoRA but " + ", ".join(f"{kind} ({layers_text(n)})" for kind, n in file.kinds.items())
+        elif "tree" in file.metadata:
+            what = "the state of a run, which goes on from it when started again; its LoRAs lie in its lora folder"
         raise CheckpointError(f"{file.path.name} is {what}. OFT, full checkpoints and their kin cannot be used here.")
     return file
 

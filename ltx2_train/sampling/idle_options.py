@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ..conditions.settings import AudioReference, FirstFrame
@@ -9,6 +10,21 @@ from ..config import DrawSettings, SampleSettings
 from ..config.sample import SIZES
 from ..shapes import Mode
 from .prompts import Prompt
+
+# what other programs take for weights of words, and for a choice of words
+_WEIGHTED = re.compile(r"\([^()]+:\d+(?:\.\d+)?\)")
+_CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__[\w/-]+__(?!\w)")
+
+
+def _only_words(prompts: Sequence[Prompt]) -> list[str]:
+    """A sentence on the first of each of these forms in `prompts`: the text encoder reads it as it stands."""
+    texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
+    firsts = (next(filter(None, map(form.search, texts)), None) for form in (_WEIGHTED, _CHOICE))
+    return [
+        f"{found[0]!r} in a sample prompt is read as words, as it stands: prompts have no weights and no choices."
+        for found in firsts
+        if found is not None
+    ]
 
 
 def unused_options(
@@ -40,6 +56,7 @@ def unused_options(
     return [
         *(mute if mode == "audio" and given.audio == "off" else ()),
         *(f"sample.{name} has no effect: {why}." for name, why in idle),
+        *_only_words(prompts),
         *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
         *(_of_sound_alone(given, settings, prompts) if mode == "audio" else ()),
     ]

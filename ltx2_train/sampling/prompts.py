@@ -137,6 +137,7 @@ OPTIONS = (
 )
 BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
+_WORN = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)  # as other programs' prompts load files
 TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z](?:[\w-]*\w)?(?:[\s=]|$))")
 # before what is an option: one hyphen, dashes that phones and office programs write for two, or two and a blank
@@ -268,6 +269,12 @@ def parse_prompt(
         blank = " and no blank behind them" if dashed[1].endswith((" ", "\t")) else ""
         raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens{blank}. Write --{dashed[2]}.")
     prompt, values = _options(prompt, pieces[1:], base)
+    if not plain and not prompt:
+        raise ConfigError(f"{line.strip()}: the prompt is empty. Write what is to be seen, and its options behind it.")
+    if worn := _WORN.search(prompt):
+        raise ConfigError(
+            f"{worn[0]}: a prompt loads no LoRA. Take it out, and draw with `ltx2-train sample --with FILE=STRENGTH`."
+        )
 
     def of(setting: str) -> Any:
         return values.get(setting, getattr(settings, setting))

@@ -368,6 +368,9 @@ def test_an_untrained_lora_may_be_all_zero(make_set, tmp_path, checkpoint):
 
 def test_files_that_are_no_lora_are_refused(tmp_path):
     save_file({"model.diffusion_model.proj_out.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
+    save_file({"tensor": torch.zeros(2)}, tmp_path / "state.safetensors", {"tree": "{}"})
+    with pytest.raises(CheckpointError, match="state.safetensors is the state of a run, which goes on from it"):
+        load_lora_state(tmp_path / "state.safetensors")
     with pytest.raises(CheckpointError, match="is not a LoRA"):
         load_lora_state(tmp_path / "x.safetensors")
     (tmp_path / "y.safetensors").write_bytes(b"nothing of the kind")

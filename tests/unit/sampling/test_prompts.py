@@ -145,6 +145,22 @@ def test_an_option_that_is_given_twice_is_refused(line):
     assert parse_prompt("A fox --g 4 --l 4", SETTINGS).guidance == 4, "two names of one number, as other programs have"
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("--n blurry --w 64", "the prompt is empty"), ("A fox <lora:fox:0.8> runs", "<lora:fox:0.8>: a prompt loads no")],
+)
+def test_what_no_prompt_can_do_is_refused(line, says):
+    with pytest.raises(ConfigError, match=says):
+        parse_prompt(line, SETTINGS)
+
+
+@pytest.mark.parametrize("form", ["(red fox:1.3)", "{red|blue}", "__animal__"])
+def test_weights_and_choices_of_words_are_told(form):
+    plain = DrawSettings()
+    told = unused_options(plain, plain, [parse_prompt(f"A {form} runs (at 10:30 or so) --g 4", plain)])
+    assert [text.startswith(repr(form)) for text in told if "read as words" in text] == [True]
+
+
 def test_a_prompt_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "p.txt").write_bytes(b"A fox\nA\0 hen\n")
     with pytest.raises(ConfigError, match=r"p\.txt, line 2: .* no text"):
