@@ -64,7 +64,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
         _replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise RunError(f"Could not write {path}: {error.strerror or error}. {_advice(error, path)}") from error
+        raise RunError(f"Could not write {path}: {error.strerror or error}. {write_advice(error, path)}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -321,7 +321,8 @@ def _replace(temporary: Path, path: Path) -> None:
             time.sleep(wait)
 
 
-def _advice(error: OSError, path: Path) -> str:
+def write_advice(error: OSError, path: Path) -> str:
+    """What to do where the system refused to write `path`."""
     if error.errno in _FULL:
         return "Free some space, or choose a folder on another disk."
     if error.errno == errno.EISDIR:

@@ -33,6 +33,7 @@ TURNED_BY_XMP = (
     "is turned as its XMP says (tiff:Orientation) and its EXIF does not, which not every viewer does; save it upright"
 )
 NO_PROFILE = "has a colour profile that cannot be read; its colours are taken for sRGB"
+ADOBE_RGB = "says Adobe RGB in its EXIF and carries no profile; its colours are taken for sRGB. Save it as sRGB"
 PLAIN = "", "RGB", None  # a picture whose colours are sRGB
 ORIENTATION_TAG = 0x0112
 DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
@@ -70,10 +71,20 @@ def image_header(path: Path) -> ImageHeader:
             remarks.append(NO_PROFILE)
         if profile == PLAIN and (remark := picture_remark(path)):
             remarks.append(remark)
+        if profile == PLAIN and _is_adobe_rgb(image):
+            remarks.append(ADOBE_RGB)
         gamma = image.info.get("gamma")
         if gamma and profile == PLAIN and "srgb" not in image.info and abs(gamma * 2.2 - 1) > 0.1:
             remarks.append(f"says a gamma of {gamma:g} (gAMA), which is not applied; save it as sRGB")
         return ImageHeader(width, height, image.mode, _has_alpha(image), profile[0] if profile else "", tuple(remarks))
+
+
+def _is_adobe_rgb(image: Any) -> bool:
+    """Whether EXIF tells of Adobe RGB, as cameras do without a profile: no sRGB (DCF 2.0), and R03 beside it."""
+    if "exif" not in image.info:
+        return False
+    exif = image.getexif()
+    return exif.get_ifd(0x8769).get(0xA001) == 0xFFFF and exif.get_ifd(0xA005).get(1) == "R03"
 
 
 def _is_turned_by_xmp(image: Any) -> bool:

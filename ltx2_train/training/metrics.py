@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ..errors import RunError
 from ..events import Events
-from ..files import write_bytes
+from ..files import write_advice, write_bytes
 
 SMOOTHING = 0.95
 KEPT_ROWS = 4096  # in memory, for the chart; a longer run keeps its whole curve, at half the detail
@@ -99,16 +99,22 @@ class MetricsLog:
         except OSError as error:
             if not told:
                 self._events.message(
-                    f"Could not write {self.path}: {error.strerror or error}. Its rows wait; free some space.",
+                    f"Could not write {self.path}: {error.strerror or error}. Its rows wait. "
+                    f"{write_advice(error, self.path)}",
                     "warning",
                 )
         return cleaned
 
     def close(self) -> None:
-        """Close the file; the rows stay."""
+        """Close the file; the rows stay, and how many could not be written is told."""
         try:
-            with contextlib.suppress(OSError):
-                self._write()
+            self._write()
+        except OSError as error:
+            rows = self._waiting.count(b"\n")
+            self._events.message(
+                f"The last {rows} rows of {self.path} could not be written and are lost: {error.strerror or error}.",
+                "warning",
+            )
         finally:
             with contextlib.suppress(OSError):
                 self._file.close()

@@ -33,7 +33,7 @@ LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
 LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
-BLACK_LEVEL = 6  # of 255; no place of a picture is brighter
+DARK_LEVEL = 16  # of 255; no place of a picture is brighter
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 THUMB = (16, 16)
 SLOW = 0.6  # of the rate of training; below it frames are seen to be repeated
@@ -286,8 +286,8 @@ def _remark_findings(dataset: str, facts: FileFacts) -> Iterator[Finding]:
     def told(level, rule: str, reason: str, remedy: str = "") -> Finding:
         return Finding(level, rule, dataset, reason, remedy, facts.path)
 
-    if first.kind == "image" and facts.first_frame is not None and facts.first_frame.max() < BLACK_LEVEL:
-        yield told("amber", "picture", "its picture is black, as where 10 bits lie in 16", "Look at it.")
+    if first.kind == "image" and facts.first_frame is not None and facts.first_frame.max() <= DARK_LEVEL:
+        yield told("amber", "picture", "its picture is nearly black, as where 10 or 12 bits lie in 16", "Look at it.")
     for doubt in facts.doubts:
         yield told("amber", "picture", doubt)
     for remark in facts.media.remarks:

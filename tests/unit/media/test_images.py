@@ -81,6 +81,14 @@ def test_a_profile_that_cannot_be_read_is_mentioned(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, 0], P3_RED)
 
 
+@pytest.mark.parametrize(("space", "interop", "told"), [(65535, "R03", True), (1, "R98", False), (65535, "R98", False)])
+def test_adobe_rgb_that_only_exif_tells_of_is_mentioned(tmp_path, space, interop, told):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0xA001: space, 0xA005: {1: interop}})
+    patch(P3_RED).save(tmp_path / "a.jpg", exif=exif)
+    assert any("Adobe RGB" in remark for remark in probe_media(tmp_path / "a.jpg").remarks) == told
+
+
 @pytest.mark.parametrize(
     ("chunks", "told"), [({"gAMA": 100000}, True), ({"gAMA": 45455}, False), ({"gAMA": 100000, "sRGB": 0}, False)]
 )

@@ -110,6 +110,24 @@ def test_rows_that_the_disk_refuses_wait_and_are_told_of_once(tmp_path):
     assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4, 5]
 
 
+def test_rows_that_are_refused_to_the_end_are_told_as_lost(tmp_path):
+    path, told = tmp_path / "m.jsonl", []
+    events = Events()
+    events.message = lambda text, level="info": told.append((level, text))
+    log = MetricsLog(path, 0, events)
+    log.append({"step": 1, "loss": 1.0})
+    path.unlink()
+    path.mkdir()
+    for step in (2, 3):
+        log.append({"step": step, "loss": 1.0})
+    log.close()
+    advice = "A folder lies where the file goes: move it away, or choose another name."
+    assert told == [
+        ("warning", f"Could not write {path}: Is a directory. Its rows wait. {advice}"),
+        ("warning", f"The last 2 rows of {path} could not be written and are lost: Is a directory."),
+    ]
+
+
 def test_rows_that_are_whole_are_not_written_again(tmp_path):
     path = tmp_path / "m.jsonl"
     log = MetricsLog(path, 0)
