@@ -45,6 +45,11 @@ def spread(total: int, swapped: int) -> list[int]:
     return [(2 * i + 1) * (total - 1) // (2 * swapped) for i in range(swapped)]
 
 
+def slot_count(swapped: int, ahead: int) -> int:
+    """How many slots `swapped` blocks pass through where `ahead` are fetched beforehand."""
+    return min(max(2, ahead + 1), swapped)
+
+
 class BlockStreamer:
     """Brings the frozen tensors of the blocks numbered `streamed` to `device` for the time of a visit.
 
@@ -81,7 +86,7 @@ class BlockStreamer:
         self._owns_source = source is None
         self._source: Source = HostBuffers(pinned and self.device.type == "cuda") if source is None else source
         self._engine = copies_to(self.device, self._source)
-        self._count = min(max(2, ahead + 1), len(self.streamed))
+        self._count = slot_count(len(self.streamed), ahead)
         self._poison = poison
         self._slots: list[Slot] = []
         self._where: dict[int, Slot] = {}

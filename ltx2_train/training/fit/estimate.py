@@ -61,7 +61,7 @@ def device_parts(facts: Facts, choice: Choice) -> dict[str, float]:
     """Bytes on the device by what they are for."""
     sizes, total, swap = facts.sizes(choice.format), facts.total, choice.blocks_to_swap
     profile = facts.profile(choice.format, choice.ff_chunk, choice.lean)
-    slots = min(max(2, choice.swap_ahead + 1), swap)
+    slots = choice.slots
     inside = profile.gradient  # of one block
     profile = replace(profile, gradient=inside // choice.shards)
     step = profile.peak(
@@ -244,6 +244,7 @@ def _seconds(facts: Facts, choice: Choice, machine: Machine) -> tuple[float, flo
         total=facts.total,
         recomputed=choice.recompute_blocks,
         streamed_bytes=choice.blocks_to_swap * sizes.block + traffic.gathered,
+        staying_bytes=choice.slots * sizes.block,
         link=link,
         offloaded_bytes=inputs - held_up,
         blocking_bytes=held_up,

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import RunError
 from ...files import parse_json, write_json
-from ...offload.blocks import spread
+from ...offload.blocks import slot_count, spread
 from ...offload.settings import MemorySettings
 from ...quant.settings import QuantSettings
 
@@ -48,6 +48,11 @@ class Choice:
     def streamed(self, total: int) -> list[int]:
         """Which blocks are swapped."""
         return spread(total, self.blocks_to_swap)
+
+    @property
+    def slots(self) -> int:
+        """Swapped blocks that are on the device at a time."""
+        return slot_count(self.blocks_to_swap, self.swap_ahead)
 
     def recomputed(self, total: int) -> frozenset[int]:
         """Which blocks are recomputed: those that are swapped, since they must be, and the first of the others.

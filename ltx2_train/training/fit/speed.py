@@ -13,7 +13,8 @@ Backward has the linears once (the base is frozen: gradients to the inputs only)
 (scores are made again), and the LoRA twice. What is recomputed is a forward pass without the second linear of each
 feed-forward, whose value nobody reads.
 
-Weights that are swapped travel once forward and once backward, beside the arithmetic of that phase, not of the other:
+Weights that are swapped travel once forward and once backward, beside the arithmetic of that phase, not of the other.
+Those that are in the slots where one phase follows the other do not:
 
     step = max(forward, copy) + max(recompute + backward, copy)
 
@@ -122,6 +123,7 @@ def step_seconds(
     total: int,
     recomputed: int,
     streamed_bytes: float = 0.0,
+    staying_bytes: float = 0.0,
     link: float = 25e9,
     offloaded_bytes: float = 0.0,
     blocking_bytes: float = 0.0,
@@ -131,8 +133,9 @@ def step_seconds(
 ) -> tuple[float, float]:
     """Seconds of a forward pass alone, and of both passes with `recomputed` of `total` blocks worked out again.
 
-    `streamed_bytes` come over the link in each of both phases; `offloaded_bytes` leave in the first, beside the
-    weights since a link has two directions, and come back in the second, among them. `blocking_bytes` are held up for
+    `streamed_bytes` come over the link in each of both phases, but for the `staying_bytes` of them that the phase
+    before left on the card; `offloaded_bytes` leave in the first, beside the weights since a link has two directions,
+    and come back in the second, among them. `blocking_bytes` are held up for
     both ways by the thread that launches, since their RAM is not locked; `scattered_bytes` are gradients that other
     cards get in the second, before the next block.
     """
@@ -147,8 +150,9 @@ def step_seconds(
     backward = (arithmetic.backward + again_flop) / rates.matmul + share * backward_traffic / rates.bandwidth
     forward = max(forward, LAUNCH * forward_count)
     backward = max(backward, LAUNCH * backward_count)
-    out = max(streamed_bytes, offloaded_bytes) / link
-    back = (streamed_bytes + offloaded_bytes) / link
+    crossing = streamed_bytes - staying_bytes
+    out = max(crossing, offloaded_bytes) / link
+    back = (crossing + offloaded_bytes) / link
     alone = max(forward, streamed_bytes / link)
     waited = (2 * blocking_bytes + scattered_bytes) / link
     return alone, max(forward, out) + max(backward, back) + waited

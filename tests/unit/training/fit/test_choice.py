@@ -471,6 +471,20 @@ def test_accumulation_multiplies_the_time():
     assert four.vram >= one.vram
 
 
+def test_blocks_that_the_phase_before_left_in_the_slots_do_not_cross_the_link():
+    machine = card(80, RAM, DISK)
+    slow = replace(machine, rates=replace(machine.rates, pinned=1e9))
+    block = full().sizes("none").block / 1e9
+
+    def taken(swapped, **more):
+        choice = Choice("none", blocks_to_swap=swapped, recompute_blocks=48, pinned=True, **more)
+        return predict(full(), choice, slow).seconds
+
+    assert taken(12) == pytest.approx(2 * (12 - 2) * block, rel=0.01)
+    assert taken(12, swap_ahead=3) == pytest.approx(2 * (12 - 4) * block, rel=0.01)
+    assert taken(2) == taken(0), "as many as there are slots for never leave"
+
+
 def test_what_cards_send_each_other_takes_the_time_of_their_link():
     two = {"train": {"processes": 2, "accumulation": 3}}
     alone, joined = full(), replace(full(), run=make_run(two))
