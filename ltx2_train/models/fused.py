@@ -1,8 +1,9 @@
 """The pointwise work of a block as pure functions, for torch.compile to make one pass of each.
 
 They are the forward and backward mathematics of norms.py without its slices: compiled, no temporary of the size of x
-exists. Matrix products and attention are not in here, so nothing else is ever traced, and a graph serves every number
-of tokens.
+exists. Matrix products and attention are not in here, so nothing else is ever traced. A graph serves every number of
+tokens and samples of streams of one width: a width that were open would cost a card divisions for each number, and
+split a norm from the rotation behind it.
 
 Shape letters: B batch, T tokens, D width, R distinct rows, H heads, K head width.
 """
@@ -10,7 +11,8 @@ Shape letters: B batch, T tokens, D width, R distinct rows, H heads, K head widt
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -21,6 +23,12 @@ from ..device import is_full
 logger = logging.getLogger(__name__)
 
 BACKEND = "inductor"
+# what a sum and the pass behind it read is worked out twice; by default it is written between them, in float32, where
+# it is made of five tensors
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+    "realize_reads_threshold": 32,
+    "realize_opcount_threshold": 400,
+}
 
 
 class Fused:
@@ -28,7 +36,7 @@ class Fused:
 
     def __init__(self) -> None:
         self.failure: str | None = None
-        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, body: Callable[..., Any], *arguments: Any) -> Any:
         """`body(*arguments)` without gradients, or None where that has to be computed in another way."""
@@ -54,14 +62,40 @@ class Fused:
         return None
 
     def _run(self, body: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        compiled = self._compiled.get(body)
-        if compiled is None:
-            compiled = torch.compile(body, dynamic=True, fullgraph=True, backend=BACKEND)
-            self._compiled[body] = compiled
         # detached: inputs with and without gradient would each get a graph of their own
         plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+        streams = plain[0].dim() > 2  # or a stored weight, of which every size is open
+        widths = tuple(a.shape[2:] for a in plain if isinstance(a, Tensor)) if streams else ()
+        compiled = self._compiled.get((body, widths))
+        if compiled is None:
+            compiled = _of_streams(body, widths) if streams else _of_weights(body)
+            self._compiled[body, widths] = compiled
+        if streams:
+            for tensor in plain:
+                if isinstance(tensor, Tensor):
+                    _open(tensor)
         with torch.no_grad():
             return compiled(*plain)
+
+
+def _open(tensor: Tensor) -> None:
+    """Leave the numbers of samples, tokens and rows open, whatever they are now."""
+    tokens = tensor.dim() > 2 or not tensor.is_floating_point()  # else rows of a width
+    for dimension in range(2 if tokens else tensor.dim() - 1):
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+
+
+def _of_streams(body: Callable[..., Any], widths: Hashable) -> Callable[..., Any]:
+    """`body` compiled for streams of one width, under a name of its own: what differs between two calls of one name is
+    taken for open."""
+    assert isinstance(body, FunctionType), body
+    code = body.__code__.replace(co_name=f"{body.__name__}_{abs(hash(widths)):x}")
+    own = FunctionType(code, body.__globals__, body.__name__)
+    return torch.compile(own, fullgraph=True, backend=BACKEND, options=OPTIONS if BACKEND == "inductor" else None)
+
+
+def _of_weights(body: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(body, dynamic=True, fullgraph=True, backend=BACKEND)
 
 
 def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, index: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
@@ -139,12 +173,13 @@ def _norm_gradient(g: Tensor, x: Tensor, r: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """The features a, b of each pair as a cos - b sin, b cos + a sin."""
     heads = x.unflatten(2, (cos.shape[2], -1))
-    if interleaved:
-        a, b = heads.unflatten(3, (-1, 2)).unbind(4)
-        return torch.stack((a * cos - b * sin, b * cos + a * sin), 4).flatten(2)
-    a, b = heads.chunk(2, 3)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), 3).flatten(2)
+    pair = 4 if interleaved else 3  # the dimension of the two
+    pairs = heads.unflatten(3, (-1, 2) if interleaved else (2, -1))
+    # each feature reads the other of its pair: halves that are put together would be a pass of their own
+    sign = (torch.arange(2, device=x.device) * 2 - 1).view((2,) if interleaved else (2, 1))
+    return (pairs * cos.unsqueeze(pair) + pairs.flip(pair) * (sin.unsqueeze(pair) * sign)).flatten(2)
 
 
 def _rows(values: Tensor, index: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,24 @@ def test_every_function_is_the_one_it_stands_for(dtype, limit):
 def test_compiled_to_machine_code_they_are_too():
     compare(Fused(), 6, torch.bfloat16, rtol=2e-2, atol=2e-2)
     assert counters["inductor"]
+
+
+@pytest.mark.slow
+def test_a_rotation_writes_nothing_in_float32_but_one_number_a_token():
+    from torch._inductor import config
+    from torch._inductor.utils import run_and_get_code
+
+    x, grad = (numbers(1, 6, 16, seed=seed, dtype=torch.bfloat16).detach() for seed in (0, 1))
+    weight, turn = torch.ones(16, dtype=torch.bfloat16), torch.ones(1, 6, 2, 4)
+    runs = (
+        (bodies.rotated_norm, x, weight, turn, turn, False, EPS),
+        (bodies.rotated_norm_gradient, grad, x, torch.ones(1, 6, 1), weight, turn, turn, False),
+    )
+    for run in runs:
+        with config.patch(force_disable_caches=True):
+            _, (code,) = run_and_get_code(Fused(), *run)
+        made = [line for line in code.splitlines() if "= empty_strided_cpu((" in line and "torch.float32" in line]
+        assert all(re.search(r"empty_strided_cpu\(\(1, \w+, 1\)", line) for line in made), made
 
 
 @pytest.mark.usefixtures("_traced")
