@@ -33,12 +33,14 @@ from .encode import companion_settings
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
+BLACK, WHITE, GREY_SHARE = 1 / 8, 7 / 8, 0.2  # soft edges and compression leave less between black and white
+LIKE_A_PICTURE = "grey or coloured in more than a fifth, as a picture is: white is given, black is generated"
 _GIVES = ""  # a part
 HEADER = 330  # bytes of a mask besides tensor and settings; no weights are named
 
 
-class Masks(CacheKind[torch.Tensor]):
-    """Of the pictures of clips. What is read is the mask."""
+class Masks(CacheKind[tuple[torch.Tensor, bool]]):
+    """Of the pictures of clips. What is read is the mask, and whether it looks like a picture."""
 
     name = "masks"
     stage = "encode masks"
@@ -46,6 +48,7 @@ class Masks(CacheKind[torch.Tensor]):
     modes = frozenset(("video", "av"))
     nothing = "masks are black all over in the windows that were made now, and give nothing; white is given"
     everything = "masks are white all over in windows that were made now, so that nothing is left to make there"
+    picture = f"masks are {LIKE_A_PICTURE}"
 
     def of(self, item: Item) -> Job | None:
         mask, path, shape = item.mask, item.mask_path, item.shape
@@ -77,19 +80,23 @@ class Masks(CacheKind[torch.Tensor]):
     def weight(self, job: Job) -> float:
         return max(1.0, self.cells(job.item))
 
-    def read(self, job: Job, model: None) -> torch.Tensor:
-        return picture_mask(job.source, job.item, self.plan.settings_of(job.item))
+    def read(self, job: Job, model: None) -> tuple[torch.Tensor, bool]:
+        grey: list[float] = []
+        return picture_mask(job.source, job.item, self.plan.settings_of(job.item), grey), is_like_a_picture(grey)
 
-    def make(self, job: Job, was_read: torch.Tensor, bench: Bench) -> CacheMade:
-        topic = self.everything if bool(was_read.all()) else _GIVES if bool(was_read.any()) else self.nothing
-        return CacheMade(self.write(job, {MASK_KEY: was_read}), {topic: ""})
+    def make(self, job: Job, was_read: tuple[torch.Tensor, bool], bench: Bench) -> CacheMade:
+        mask, like_a_picture = was_read
+        topics = [self.everything if bool(mask.all()) else _GIVES if bool(mask.any()) else self.nothing]
+        topics += [self.picture] if like_a_picture else []
+        return CacheMade(self.write(job, {MASK_KEY: mask}), dict.fromkeys(topics, ""))
 
     def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:
         notes = []
         for kind in (Masks, SoundMasks):
             full, some = seen.get(kind.everything, {}), seen.get(_GIVES, {})
             empty = [path for path in seen.get(kind.nothing, {}) if path not in full and path not in some]
-            for topic, paths in ((kind.everything, list(full)), (kind.nothing, empty)):
+            pictures = list(seen.get(kind.picture, ())) if kind is Masks else []
+            for topic, paths in ((kind.everything, list(full)), (kind.nothing, empty), (kind.picture, pictures)):
                 if paths:
                     more = " ..." if len(paths) > SHOWN_AT_MOST else ""
                     shown = ", ".join(path.name for path in paths[:SHOWN_AT_MOST])
@@ -122,15 +129,20 @@ class SoundMasks(Masks):
     def cells(self, item: Item) -> int:
         return item.sound.steps if item.sound is not None else 0
 
-    def read(self, job: Job, model: None) -> torch.Tensor:
-        return sound_mask(job.source, job.item)
+    def read(self, job: Job, model: None) -> tuple[torch.Tensor, bool]:
+        return sound_mask(job.source, job.item), False
 
 
-def picture_mask(path: Path, item: Item, entry: DatasetSettings) -> torch.Tensor:
-    """uint8 [F, H, W] in latents. Raises DataError."""
+def is_like_a_picture(grey: Sequence[float]) -> bool:
+    """Whether a mask of which these shares are neither black nor white is hardly one."""
+    return bool(grey) and sum(grey) / len(grey) > GREY_SHARE
+
+
+def picture_mask(path: Path, item: Item, entry: DatasetSettings, grey: list[float] | None = None) -> torch.Tensor:
+    """uint8 [F, H, W] in latents; `grey` as in `latent_mask`. Raises DataError."""
     media, own = item.mask_media or probe_companion(path, entry), item.source.media
     picks = frames_beside(item, media, entry, item.window.count, by_clock=True)
-    return latent_mask(media, picks, own, item.shape, crop_centre(item, entry), item.flipped)
+    return latent_mask(media, picks, own, item.shape, crop_centre(item, entry), item.flipped, grey)
 
 
 def _was_read_otherwise(item: Item, entry: DatasetSettings) -> bool:
@@ -148,14 +160,18 @@ def latent_mask(
     shape: LatentShape,
     centre: tuple[float, float] = MIDDLE,
     flipped: bool = False,
+    middle: list[float] | None = None,
 ) -> torch.Tensor:
     """uint8 [F, H, W] of the frames `picks` of the mask `media` of a clip that is cached in `shape`, 1 where it is
-    given. `own` is the clip's file, and it is cropped around `centre`. Raises DataError."""
+    given. `own` is the clip's file, and it is cropped around `centre`. The share of its pixels that are neither black
+    nor white goes to `middle`, of each F. Raises DataError."""
     mask = torch.empty(shape.frames, shape.height, shape.width, dtype=torch.uint8)
     size = (shape.width * SPATIAL_FACTOR, shape.height * SPATIAL_FACTOR)
     for row in range(shape.frames):
         first = max(0, (row - 1) * TEMPORAL_FACTOR + 1)
         grey = _grey(media, picks[first : row * TEMPORAL_FACTOR + 1], own, size, centre)
+        if middle is not None:
+            middle.append(float(((grey > BLACK) & (grey < WHITE)).mean()))
         grey = grey[:, :, ::-1] if flipped else grey
         cells = grey.reshape(len(grey), shape.height, SPATIAL_FACTOR, shape.width, SPATIAL_FACTOR)
         mask[row] = torch.from_numpy(cells.mean(axis=(0, 2, 4)) > THRESHOLD)

@@ -35,6 +35,7 @@ LONG_VOICE = "reference sounds are longer than reference_audio_max_seconds ({:g}
 OTHER_SHAPE = "references have another shape than their clips, and their middle is used"
 SHORT_MASK = "masks are shorter than their clips; where they end, their last frame is held"
 OTHER_MASK_RATE = "masks have another frame rate than their clips and as many frames, and go with them frame by frame"
+ALPHA_MASK = "masks have transparency, which is black; how bright their picture is counts, so save the mask itself"
 LONG_MASK = "masks are longer than their clips; what is behind the end is not used"
 OTHER_SIZE = "masks have another size than their clips and are resized"
 MUTE_MASK = "masks for sound belong to media without sound, and have no use"
@@ -98,6 +99,8 @@ class Fit:
         media, own = item.mask_media, item.source.media
         if media is None:
             return
+        if OVER_BLACK in media.remarks:
+            self._note(ALPHA_MASK, media, "")
         of_alpha = (OVER_BLACK, MAYBE_OVER_BLACK)
         self._remarked("mask", media, [remark for remark in media.remarks if remark not in of_alpha])
         if media.kind == "video" and own.kind == "video" and _gross(media, own):

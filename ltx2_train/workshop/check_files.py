@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..caching.encode_mask import picture_mask, sound_mask
+from ..caching.encode_mask import LIKE_A_PICTURE, is_like_a_picture, picture_mask, sound_mask
 from ..dataset.captions import read_caption
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
@@ -158,7 +158,10 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         except DataError as error:
             yield "red", f"its {role}: {error}".rstrip(".")
     with contextlib.suppress(DataError):  # said above
-        given = [] if item.mask is None else [picture_mask(item.mask, one, one.dataset.entry) for one in items]
+        grey: list[float] = []
+        given = [] if item.mask is None else [picture_mask(item.mask, one, one.dataset.entry, grey) for one in items]
+        if is_like_a_picture(grey):
+            yield "amber", f"its mask is {LIKE_A_PICTURE}"
         if full := sum(bool(one.all()) for one in given):
             where = _of(full, given)
             yield "red", f"its mask is white all over{where}: everything is given, and nothing is left to make"

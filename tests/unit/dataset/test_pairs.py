@@ -227,6 +227,33 @@ def test_a_mask_goes_by_the_time_of_its_clip_and_is_counted_where_it_ends_before
     assert ["mask_times" in one for one in made] == [False, True], "caches that were read from the beginning are stale"
 
 
+def test_a_mask_in_a_channel_of_transparency_and_one_that_is_a_picture_are_told(clips):
+    (clips / "masks").mkdir(exist_ok=True)
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 1, 4))
+    ramp[:, :, 3] = 255
+    ramp[:, :32, 3] = 0
+    Image.fromarray(ramp).save(clips / "masks" / "a.png")
+    assert said(clips, mask_directory="masks")[0] == (
+        "1 masks have transparency, which is black; how bright their picture is counts, so save the mask itself: a.png"
+    )
+    plan = plan_dataset(config(clips, mask_directory="masks"))
+    kind = Masks(plan, CacheRecipe())
+    told = [kind.make(job, kind.read(job, None), Bench(None, "cpu", Events())).remarks for job in kind.jobs()]
+    (note,) = (
+        text for text in kind.notes({topic: {clips / "a.png": ""} for one in told for topic in one}) if "grey" in text
+    )
+    assert note == (
+        "1 masks are grey or coloured in more than a fifth, as a picture is: white is given, black is generated: a.png"
+    )
+    soft = np.zeros((64, 64), np.uint8)
+    soft[:, 32:] = 255
+    soft[:, 30:34] = 128
+    Image.fromarray(soft).save(clips / "masks" / "a.png")
+    plan = plan_dataset(config(clips, mask_directory="masks"))
+    kind = Masks(plan, CacheRecipe())
+    assert not any(kind.read(job, None)[1] for job in kind.jobs()), "a soft edge"
+
+
 def test_a_mask_with_other_bytes_is_made_again_at_once(clips):
     write_image(clips / "masks" / "a.png", 64, 64, caption=None)
     plan = plan_dataset(config(clips, mask_directory="masks"))
