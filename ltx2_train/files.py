@@ -36,6 +36,8 @@ _TEMPORARY = re.compile(r"\..*[a-z0-9_]{8}\.part")  # as mkstemp makes them belo
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what newer versions of the library write first, beside the file
 _LONGEST_PREFIX = 80  # bytes of the name that the temporary one repeats; a file system takes 255 in all
 _LONGEST_HEADER = 100_000_000  # bytes; the library takes no longer one
+# what systems, shares and archives keep beside the files of their users: deleted ones, thumbnails, halves of files
+_OF_SYSTEMS = frozenset(("__macosx", "#recycle", "$recycle.bin", "@eadir", "system volume information", "lost+found"))
 _NO_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}  # file systems without fsync
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _swept: set[Path] = set()
@@ -73,8 +75,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 def is_hidden(path: Path, folder: Path) -> bool:
     """Whether something below `folder` is nothing of the user's: a name that begins with a dot, such as the
-    "._clip.mp4" of a Mac, which has the ending of a medium; and the `__MACOSX` that lies in its zip files."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+    "._clip.mp4" of a Mac, which has the ending of a medium; and what systems lay into folders and zip files."""
+    return any(part.startswith(".") or part.casefold() in _OF_SYSTEMS for part in path.relative_to(folder).parts)
 
 
 def below(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:

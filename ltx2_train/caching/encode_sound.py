@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..models.audio_vae import AudioVAE
 
 TOPICS = {
-    "padded": "have sound that begins late or ends early",
+    "padded": "have sound that begins late, ends early or has holes",
     "silent": "are silent",
     "clipped": "are clipped",
     "damaged": "are damaged in places",

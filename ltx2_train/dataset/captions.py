@@ -23,10 +23,29 @@ _LFS_POINTER = "version https://git-lfs."
 # What a caption is that nobody wrote as one, told by how it begins or by a mark in it, and what to do.
 _FORMS = (
     (re.compile(r"^\{\\rtf\d"), "rich text (RTF)", "save it as plain text"),
-    (re.compile(r"\d\d:\d\d[.,]\d{3} --> "), "subtitles", "leave the numbers and times out"),
+    (re.compile(r"\d\d:\d\d[.,]\d{3} --> |^\[\d\d:\d\d\.\d\d\d?\]"), "subtitles", "leave the numbers and times out"),
     (re.compile(r'^[{\[]\s*[{"].*[}\]]$'), "JSON", "write the text alone"),
     (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
     (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
+    (re.compile(r"^[\[({]\s*'.*[\])}]$"), "a value of Python", "write the text alone"),
+    (
+        re.compile(r"^(?:https?://\S+|(?:[A-Za-z]:)?[^\s\"']*[\\/][^\s\"']*\.\w{2,4})$"),
+        "a path or an address",
+        "write the caption",
+    ),
+    (
+        re.compile(r"\[(trigger|name|filewords)\]|[{<](trigger|caption|token)[}>]|\{\{\w+\}\}", re.IGNORECASE),
+        "a placeholder, and nothing fills it in",
+        "take it out; trigger_word puts a word before each caption",
+    ),
+    (
+        re.compile(
+            r"<lora:|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}|\b__\w+__\b|\|\|\||\bBREAK\b"
+            r"|\bNegative prompt: |\bSteps: \d+, Sampler: "
+        ),
+        "a prompt with signs of other programs, which are words here",
+        "write plain words",
+    ),
     (re.compile("\ufffd"), "text that lost letters when it was saved", "write them again"),
     (
         # within a word, since a capital may well stand before a quotation mark or a sign

@@ -137,9 +137,10 @@ class Fit:
         """Take down that the last `seconds` of `clip` are behind the `most` frames that are used of it."""
         self._note(LONG_CLIP.format(most), clip, f"({seconds:.2f} s)")
 
-    def long_voice(self, voice: MediaInfo, most: float) -> None:
-        """Look at the reference sound `voice`, of which at most `most` seconds are used."""
-        if voice.duration > most + ROUNDING_SECONDS:
+    def voice(self, voice: MediaInfo, most: float | None) -> None:
+        """Look at the reference sound `voice`, of which at most `most` seconds are used; None: all of it."""
+        self._remarked("reference sound", voice, [one for one in voice.remarks if not one.startswith("lasts")])
+        if most is not None and voice.duration > most + ROUNDING_SECONDS:
             self._note(LONG_VOICE.format(most), voice, f"({voice.duration:.2f} s)")
 
     def sound_mask(self, item: Item, mask: MediaInfo) -> None:

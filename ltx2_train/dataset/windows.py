@@ -201,9 +201,9 @@ class Cutter:
         """What lies beside a medium; looked for once, however many windows it has."""
         mask = self.companions.mask(candidate) if kind != "audio" else None
         voices, most = self.sounds.references(candidate), self.settings.reference_audio_max_seconds
-        for path in filter(None, voices if most is not None else ()):
+        for path in filter(None, voices):
             with contextlib.suppress(DataError):  # whoever encodes it says so
-                self.fit.long_voice(self.look(path), most or 0.0)
+                self.fit.voice(self.look(path), most)
         return _Beside(
             voices,
             mask,

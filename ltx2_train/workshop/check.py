@@ -28,7 +28,7 @@ from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame
 from .check_folder import folder_findings, idle_finding, pair_findings
 from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, worst
-from .check_rules import dataset_findings, duplicate_findings, size_finding
+from .check_rules import dataset_findings, duplicate_findings, seen_in_training, size_finding
 from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
@@ -118,6 +118,8 @@ def check_dataset(
     everything = [(part.name, fact) for part in training for fact in part.facts]
     findings = [*of_all, *(finding for part in parts for finding in part.findings)]
     findings += duplicate_findings(everything, events)
+    held_out = [(part.name, fact) for part in parts if part.ref.validation for fact in part.facts]
+    findings += seen_in_training(held_out, {fact.path for _, fact in everything})
     voices = bool(training) and all(part.entry.kind == "audio" for part in training)
     counted = [fact for _, fact in everything]
     count = sum(len(fact.items) if fact.items[0].kind == "audio" else 1 for fact in counted)

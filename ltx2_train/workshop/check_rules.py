@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,14 @@ def duplicate_findings(facts: Sequence[tuple[str, FileFacts]], events: Events) -
         reason = f"begins with the same picture as {other.name}"
         findings.append(Finding("amber", "duplicate", dataset, reason, "Keep the better one.", fact.path))
     return findings
+
+
+def seen_in_training(validation: Sequence[tuple[str, FileFacts]], trained: Collection[Path]) -> Iterator[Finding]:
+    """Files of datasets for validation that are trained on as well."""
+    for dataset, fact in validation:
+        if fact.path in trained:
+            reason = "is trained on as well, and its loss tells what is known by heart"
+            yield Finding("amber", "duplicate", dataset, reason, "Take it out of one of the two.", fact.path)
 
 
 def _look_alikes(facts: Sequence[tuple[str, FileFacts]], events: Events) -> list[tuple[str, FileFacts, Path]]:

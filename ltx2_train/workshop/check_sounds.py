@@ -11,7 +11,7 @@ from ..dataset.companions import named_reference
 from ..dataset.pairs import same_file
 from ..dataset.plan import Item
 from ..errors import DataError
-from ..media.sound import SILENCE_DB, rms_db, to_stereo
+from ..media.sound import PADDED_SECONDS, SILENCE_DB, rms_db, to_stereo
 from ..media.sound_media import Sound, check_numbers, probe_sound, read_sound
 from .check_report import FindingLevel
 
@@ -32,6 +32,11 @@ def of_reference_sounds(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, s
             whole = check_whole(path)
             seconds = whole if most is None else min(most, whole)
             voice = read_sound(path, 0.0, min(seconds, HEARD_SECONDS) if min(seconds, HEARD_SECONDS) < whole else None)
+            if voice.damaged:
+                yield "amber", f"{voice.damaged} parts of its {role} {path.name} are damaged and silenced"
+            elif voice.missing > PADDED_SECONDS * voice.rate:
+                lacked = voice.missing / voice.rate
+                yield "amber", f"its {role} {path.name} lacks {lacked:.2f} s of what is used; silence is added"
             if rms_db(to_stereo(voice)) < SILENCE_DB:
                 # a run that shows it refuses it; of a longer one the rest is not heard here
                 yield "amber" if seconds > HEARD_SECONDS else "red", f"its {role} {path.name} is silence"

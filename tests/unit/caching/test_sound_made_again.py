@@ -131,7 +131,7 @@ def test_sound_that_cannot_be_used_never_ends_caching(tmp_path):
     summary = report.summary()
     assert "bad.wav: " in summary
     assert "1 videos have no sound and train as pictures alone: gone.mp4 (no gone.wav in" in summary
-    assert "have sound that begins late or ends early: late.wav" in summary
+    assert "have sound that begins late, ends early or has holes: late.wav" in summary
     assert sum(level == "warning" for level, _ in heard.messages) >= 3
     bad = [item for item in plan.items if item.source.path.name == "bad.mp4"]
     assert all("cannot be read" in failure(plan, item) for item in bad)

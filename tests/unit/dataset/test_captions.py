@@ -183,6 +183,27 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
             (text, "the talk of a captioner around its caption; leave the caption alone")
             for text in ("ASSISTANT: a fox", "Sure! Here is a caption: a fox", "Here's a caption for the video: a fox")
         ),
+        *(
+            (text, "a placeholder, and nothing fills it in; take it out; trigger_word puts a word before each caption")
+            for text in ("[trigger] a fox", "{caption}", "a {{name}} runs")
+        ),
+        *(
+            (text, "a prompt with signs of other programs, which are words here; write plain words")
+            for text in (
+                "<lora:fox:0.8> a fox",
+                "(a fox:1.3) runs",
+                "a {red|grey} fox",
+                "a __colour__ fox",
+                "ohwx ||| a fox",
+            )
+        ),
+        *(
+            (text, "a path or an address; write the caption")
+            for text in ("clips/b.txt", "C:\\d\\fox.mp4", "https://a.b/c")
+        ),
+        ("['a fox runs']", "a value of Python; write the text alone"),
+        ("[00:01.00]a fox", "subtitles; leave the numbers and times out"),
+        ("a fox runs and/or jumps. At 1:1.5 scale (a fox), [a wolf] | a break", ""),
         ("Error: CUDA out of memory", "an error of a program; write the caption"),
         ("a fox &amp; a wolf", "HTML; save its text alone"),
         ("<<<<<<< HEAD a fox", "two versions of a text that git could not join; keep one"),

@@ -176,6 +176,8 @@ def test_what_a_mac_leaves_in_a_zip_is_no_medium(tmp_path):
             path.write_bytes(b"\x00\x05\x16\x07\x00")
     write_image(tmp_path / "references" / "a.png", 64, 64)
     write_image(tmp_path / "clips" / "__MACOSX" / "strange.png", 64, 64)
+    for name in ("#recycle", "@eaDir", "$RECYCLE.BIN"):
+        write_captioned(tmp_path / "clips" / name / "b.mp4", moving_square(9, 64, 64))
     heard = Heard()
     entry = {"video_directory": "clips", "recursive": True, "reference_directory": "references"}
     plan = plan_dataset(config(tmp_path, {**entry, "cache_directory": "cache", "target_frames": [9]}), heard)

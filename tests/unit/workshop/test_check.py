@@ -294,6 +294,13 @@ def test_what_is_used_of_a_reference_sound_is_judged(tmp_path):
     late = np.concatenate([np.zeros((1, 24000), np.float32), other], axis=1)
     assert told(late) == []
     assert told(late, "reference_audio_max_seconds = 0.5") == ["its reference sound a.wav is silence"]
+    media.write_sound(tmp_path / "refs" / "a.wav", other)
+    data = bytearray((tmp_path / "refs" / "a.wav").read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") // 2).to_bytes(4, "little")
+    (tmp_path / "refs" / "a.wav").write_bytes(data)
+    report = check(tmp_path / "clips", 'reference_audio_directory = "refs"')
+    assert any("the reference sound a.wav says that its sound ends at byte" in one.reason for one in report.findings)
 
 
 def test_a_target_without_its_reference_is_left_out(tmp_path):
@@ -312,6 +319,17 @@ def test_a_file_of_two_datasets_is_told_as_that(tmp_path):
     assert [(f.dataset, f.reason) for f in report.findings if f.rule == "duplicate"] == [
         ("datasets[1]", "is in datasets[0], too, and counts in both")
     ]
+
+
+def test_media_for_validation_that_are_trained_on_are_told(good):
+    held = '[[validation_datasets]]\nvideo_directory = "clips"\ncache_directory = "held"'
+    report = check(good, more=held)
+    reason = "is trained on as well, and its loss tells what is known by heart"
+    assert {one.path for one in report.findings if one.reason == reason} == set(good.glob("*.mp4"))
+    entries = [{"video_directory": "clips", "cache_directory": name} for name in ("cache", "held")]
+    table = {"datasets": entries[:1], "validation_datasets": entries[1:], "general": {"resolution": [96, 64]}}
+    told = plan_dataset(DatasetConfig.from_table(table, good.parent)).warnings
+    assert sum("validation_datasets[0]: 6 media are trained on as well" in text for text in told) == 1
 
 
 def test_recordings_and_pictures(tmp_path):
