@@ -156,16 +156,28 @@ def _plan_one(
     told = [f"{name}: {note}" for note in cutter.fit.sentences()]
     pairs += told
     warnings += [*(f"{name}: {note}" for note in cutter.notes), *told]
-    warnings += [
-        f"{name}: {note}"
-        for note in (
-            *_copies(items),
-            *_without_reference(entry, items),
-            *_without_mask(entry, items),
-            *_of_folders(entry, items),
-        )
-    ]
+    warnings += [f"{name}: {note}" for note in _of_all(entry, targets, items)]
     return items, skipped
+
+
+def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -> Iterator[str]:
+    """Sentences on the media of a dataset together."""
+    yield from _copies(items)
+    yield from _without_reference(entry, items)
+    yield from _without_mask(entry, items)
+    yield from _of_folders(entry, items)
+    yield from _unreached_lengths(entry, targets, items)
+
+
+def _unreached_lengths(entry: DatasetSettings, targets: Sequence[int], items: Sequence[Item]) -> list[str]:
+    """A sentence on those of several target_frames that no clip is long enough for."""
+    longest = max((item.window.count for item in items if item.kind == "video"), default=0)
+    idle = [str(target) for target in targets if target > longest]
+    if not longest or not idle or entry.frame_extraction == "full" or entry.resolution_buckets:
+        return []
+    return [
+        f"no clip is long enough for {' and '.join(idle)} of target_frames; the longest window has {longest} frames."
+    ]
 
 
 def _copies(items: list[Item]) -> list[str]:

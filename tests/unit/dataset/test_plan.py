@@ -139,6 +139,16 @@ def test_targets_that_are_not_8n_plus_1_are_floored_aloud(tmp_path):
     assert any("21 is not 8n+1; 17" in text for level, text in heard.messages if level == "warning")
 
 
+def test_lengths_that_no_clip_reaches_are_told(tmp_path):
+    write_captioned(tmp_path / "clips" / "a.mp4", moving_square(20, 64, 64))
+    plan = plan_dataset(one_video(tmp_path, target_frames=[9, 33, 49]))
+    told = [text for text in plan.warnings if "long enough" in text]
+    assert told == [
+        "datasets[0]: no clip is long enough for 33 and 49 of target_frames; the longest window has 9 frames."
+    ]
+    assert not [text for text in plan_dataset(one_video(tmp_path, target_frames=[9])).warnings if "long enough" in text]
+
+
 def test_a_video_set_without_target_frames_warns(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
     heard = Heard()
