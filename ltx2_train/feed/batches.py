@@ -91,6 +91,13 @@ def sound_key(steps: int, buckets: SoundBuckets) -> int:
     return max(1, int(steps / interval + 0.5)) * interval
 
 
+def used_steps(sample: Sample) -> int:
+    """How many latent steps of its sound a sample is trained on."""
+    if sample.kind != "audio" or sample.buckets.strategy != "truncate":
+        return sample.audio_steps
+    return min(sample.audio_steps, sound_key(sample.audio_steps, sample.buckets))
+
+
 class BatchOrder:
     """The batches of every epoch, as tuples of positions in `samples`.
 
@@ -239,10 +246,7 @@ def _load_given(dataset: TrainingSet, sample: Sample) -> GivenData:
 def _load_audio(
     dataset: TrainingSet, samples: Sequence[Sample]
 ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-    buckets = samples[0].buckets
-    lengths = [sample.audio_steps for sample in samples]
-    if samples[0].kind == "audio" and buckets.strategy == "truncate":
-        lengths = [min(length, sound_key(length, buckets)) for length in lengths]
+    lengths = [used_steps(sample) for sample in samples]
     if not any(lengths):
         return None, None
     audio = torch.zeros(len(samples), AUDIO_CHANNELS, max(lengths), AUDIO_BINS)

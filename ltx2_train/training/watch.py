@@ -14,7 +14,7 @@ from ..config import RunConfig
 from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError
 from ..events import Events
-from ..feed.batches import BatchOrder
+from ..feed.batches import BatchOrder, used_steps
 from ..feed.loader import Sample
 from ..full.weights import TrainedSet, TrainedWeights
 from ..shapes import AUDIO_LATENTS_PER_SECOND
@@ -81,6 +81,13 @@ def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -
     heard = [sample for sample in samples if sample.audio_steps]
     seconds = sum(sample.audio_steps * sample.repeats for sample in heard) / AUDIO_LATENTS_PER_SECOND
     events.message(f"{order.describe_sound()} {len(heard)} of {len(samples)} samples, {seconds:.1f} s in all.")
+    behind = [one.audio_steps - used_steps(one) for one in heard]
+    if any(behind):
+        lost = sum(behind) / AUDIO_LATENTS_PER_SECOND
+        events.message(
+            f"audio_bucket_strategy = truncate leaves out the end of {sum(map(bool, behind))} of {len(heard)} samples, "
+            f"{lost:.1f} s together."
+        )
     if silent := _named(sample for sample in heard if sample.silent):
         events.message(
             f"The sound of {len(silent)} of {len(heard)} samples is silence, and they teach the LoRA to be mute: "

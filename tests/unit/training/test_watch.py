@@ -9,6 +9,7 @@ from ltx2_train.errors import DataError
 from ltx2_train.events import Events
 from ltx2_train.feed.batches import BatchOrder
 from ltx2_train.feed.loader import Sample
+from ltx2_train.feed.samples import SoundBuckets
 from ltx2_train.shapes import LatentShape
 from ltx2_train.training import watch
 from ltx2_train.training.watch import SoundWatch, describe_mix, require_heard, warn_of_captions
@@ -37,6 +38,15 @@ def clips(heard, silent, caption="{}"):
         Sample(str(i), LatentShape(2, 2, 2), 25.0, caption.format(i), Path(f"{i}"), Path(f"{i}.te"), audio_steps=steps)
         for i, steps in enumerate([25] * heard + [0] * silent)
     ]
+
+
+def test_what_buckets_of_sound_cut_off_is_told():
+    told, buckets = Told(), SoundBuckets("truncate", 1.0)
+    samples = [dataclasses.replace(one, kind="audio", buckets=buckets, audio_steps=35) for one in clips(2, 0)]
+    describe_mix(BatchOrder(samples, 1, 0), "audio", False, told)
+    assert told.texts["info"][1] == (
+        "audio_bucket_strategy = truncate leaves out the end of 2 of 2 samples, 0.8 s together."
+    )
 
 
 def test_the_mix_is_told_and_a_starving_one_warned_of():
