@@ -17,7 +17,7 @@ from .scan import MEDIA_SUFFIXES, SHOWN_AT_MOST, unread_kind
 
 LONE_CAPTION = "caption"
 SOUND_ALONE = "sound alone"
-RENAME = "holds sound alone and has the ending of a video; give it the ending .m4a"
+RENAME = "holds sound alone and has the ending of a video; give it the ending of a sound, as .m4a or .mka"
 A_LIST = "is a list of media by its name, and a folder does not read it"
 NO_MEDIUM, ALONE = "is not a medium", "is a caption without its medium"
 _KINDS = {ending: kind for kind, endings in reversed(MEDIA_SUFFIXES.items()) for ending in endings}

@@ -116,7 +116,9 @@ def _sub_folder(dataset: str, entry: DatasetSettings, folder: Path, named: Colle
     counts = Counter(kind for _, kind, reached in unreached(entry.source, [entry], named, folder) if not reached)
     if count := counts[entry.kind]:
         reason = f"its {count} {entry.noun} are not used"
-        yield Finding("amber", "sub-folder", dataset, reason, "Set recursive = true to use them.", folder)
+        linked = "Name its folder in a [[datasets]] of its own, since links are not followed."
+        remedy = linked if folder.is_symlink() else "Set recursive = true to use them."
+        yield Finding("amber", "sub-folder", dataset, reason, remedy, folder)
     elif counts:
         held = " and ".join(f"{count} of {kind}" for kind, count in counts.items() if kind != LONE_CAPTION)
         held = (

@@ -125,5 +125,5 @@ def test_a_voice_with_the_ending_of_a_video_is_told_as_what_it_is(tmp_path):
     plan_dataset(config, events)
     (said,) = [text for text in events.texts if "b.mp4" in text]
     why = "holds sound alone and has the ending of a video"
-    assert said == f"clips: b.mp4 is not used: it {why}; give it the ending .m4a."
+    assert said == f"clips: b.mp4 is not used: it {why}; give it the ending of a sound, as .m4a or .mka."
     assert [one.reason for one in check_dataset(config).findings if one.path and one.path.name == "b.mp4"] == [why]
