@@ -241,6 +241,8 @@ def _spans(path: Path) -> list[tuple[float, float]]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", path) from error
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: expected [[from, to], ...] in seconds, for example [[0, 1.5]].", path) from error
+    if any(begin < 0 for begin, _ in unmerged):
+        raise DataError(f"{path}: a [from, to] begins before 0, which is the beginning of the medium.", path)
     if any(end <= begin for begin, end in unmerged):
         raise DataError(f"{path}: every [from, to] must end after it begins.", path)
     merged: list[tuple[float, float]] = []

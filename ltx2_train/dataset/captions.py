@@ -46,6 +46,7 @@ _FORMS = (
         "a prompt with signs of other programs, which are words here",
         "write plain words",
     ),
+    (re.compile(r"^(?:[-*\u2022]|#+|\d{1,2}[.)]) "), "an entry of a list", "leave its sign out"),
     (re.compile("\ufffd"), "text that lost letters when it was saved", "write them again"),
     (
         # within a word, since a capital may well stand before a quotation mark or a sign
@@ -169,7 +170,8 @@ def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
                 f"{', '.join(map(str, value)) or 'nothing'}. Rename the one with the caption.",
                 path,
             )
-        unused |= {f"{other!r} is not read beside {key!r}" for other in JSON_KEYS if value.get(other) and other != key}
+        others = [other for other in value if other in JSON_KEYS or str(other).lower().endswith("caption")]
+        unused |= {f"{other!r} is not read beside {key!r}" for other in others if value[other] and other != key}
         value = value[key]
     values = [one for one in value if one] if isinstance(value, list) else [value]
     if isinstance(value, list) and len(values) < len(value):

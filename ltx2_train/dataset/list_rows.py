@@ -106,7 +106,12 @@ def json_line_rows(text: str) -> Iterator[ListRow]:
             try:
                 yield _json_row(where, parse_json(line))
             except ValueError as error:
-                yield ListRow(where, problem=f"not JSON ({error}); write one object a line")
+                form = (
+                    "parted by tabs; save the list as CSV"
+                    if "\t" in line
+                    else f"not JSON ({error}); write one object a line"
+                )
+                yield ListRow(where, problem=form)
 
 
 def json_rows(path: Path, text: str) -> Iterator[ListRow]:

@@ -110,7 +110,12 @@ def unreached(
 
     What lies in another one of the `named` folders, or was drawn by a run, is not of this folder.
     """
-    kinds = {entry.kind for entry in entries} | {"audio" for entry in entries if entry.audio_source == "audio_files"}
+    kinds = {entry.kind for entry in entries}
+    kinds |= {
+        "audio"
+        for entry in entries
+        if entry.audio_source == "audio_files" and entry.audio_files_directory in (None, entry.source)
+    }
     beside = {
         ending for entry in entries for _, _, at, those in folders_beside(entry) if at == folder for ending in those
     }

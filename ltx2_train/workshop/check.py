@@ -117,6 +117,8 @@ def check_dataset(
     training = [part for part in parts if not part.ref.validation]
     everything = [(part.name, fact) for part in training for fact in part.facts]
     findings = [*of_all, *(finding for part in parts for finding in part.findings)]
+    idle = [note for note in config.notes if "no effect" in note]
+    findings += [Finding("amber", "settings", WHOLE, note.rstrip(".")) for note in idle]
     findings += duplicate_findings(everything, events)
     held_out = [(part.name, fact) for part in parts if part.ref.validation for fact in part.facts]
     findings += seen_in_training(held_out, {fact.path for _, fact in everything})

@@ -202,6 +202,7 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
             for text in ("clips/b.txt", "C:\\d\\fox.mp4", "https://a.b/c")
         ),
         ("['a fox runs']", "a value of Python; write the text alone"),
+        *((text, "an entry of a list; leave its sign out") for text in ("- a fox", "1. a fox", "# a fox")),
         ("[00:01.00]a fox", "subtitles; leave the numbers and times out"),
         ("a fox runs and/or jumps. At 1:1.5 scale (a fox), [a wolf] | a break", ""),
         ("Error: CUDA out of memory", "an error of a program; write the caption"),

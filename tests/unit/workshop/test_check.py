@@ -332,6 +332,16 @@ def test_media_for_validation_that_are_trained_on_are_told(good):
     assert sum("validation_datasets[0]: 6 media are trained on as well" in text for text in told) == 1
 
 
+def test_general_settings_that_no_dataset_takes_up_are_told(tmp_path):
+    media.write_image(tmp_path / "clips" / "a.png", 96, 64, "a red square")
+    report = check(
+        tmp_path / "clips",
+        general='[general]\nresolution = [96, 64]\ncrop = "motion"\n',
+        source='image_directory = "clips"',
+    )
+    assert [one.reason for one in report.findings if "general.crop" in one.reason]
+
+
 def test_recordings_and_pictures(tmp_path):
     media.write_sound(tmp_path / "voice" / "a.wav", media.tone(3), caption='anna says: "one"')
     media.write_sound(tmp_path / "voice" / "b.wav", np.zeros((1, 48000), np.float32), caption="silence")
