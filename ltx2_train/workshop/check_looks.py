@@ -15,8 +15,10 @@ from ..media.images import read_image
 from ..media.video import read_frames
 
 SIDE = 128  # pixels of the longer side that are looked at
+GLANCE = 32  # of a picture first: a JPEG is decoded in an eighth of the work there
 BLACK, LIT = 24, 40  # of 255: a bar is no brighter, and what is brighter is picture
 STRAY = 0.1  # share of a line of a bar that may be brighter, as codecs leave it beside an edge
+DIM = 80  # what a line that a bar mostly fills comes to at a glance
 LEAST = 0.03  # share of a side; less is an edge that nobody sees
 FILLED = 0.5  # share of the line beside a bar that is lit; a thing before a black wall fills less of it
 
@@ -30,6 +32,8 @@ def black_bars(item: Item) -> str:
     size = _small(item)
     centre = crop_centre(item, item.dataset.entry)
     if item.kind == "image":
+        if not _is_dim_at_edges(read_image(item.source.path, _small(item, GLANCE), centre, rough=True)):
+            return ""
         frames = read_image(item.source.path, size, centre, rough=True)[None]
     else:
         frames = read_frames(item.source.media, item.picks[:1], size, centre)
@@ -58,8 +62,14 @@ def still_window(items: Sequence[Item]) -> str:
     return ""
 
 
-def _small(item: Item) -> tuple[int, int]:
-    scale = SIDE / max(item.width, item.height)
+def _is_dim_at_edges(picture: np.ndarray) -> bool:
+    """Whether half of two opposite edges of a picture, uint8 [H, W, 3], is so dark that they may be bars."""
+    level = picture.max(axis=2)
+    return any(((lines[0] <= DIM).mean() > 0.5 and (lines[-1] <= DIM).mean() > 0.5) for lines in (level, level.T))
+
+
+def _small(item: Item, side: int = SIDE) -> tuple[int, int]:
+    scale = side / max(item.width, item.height)
     return max(8, round(item.width * scale)), max(8, round(item.height * scale))
 
 
