@@ -38,12 +38,18 @@ _VARIABLE = re.compile(
     r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?-(?P<default>[^}]*))?\}|%(?P<c>\w+)%|\$(?P<d>[A-Za-z_]\w*)|!(?P<e>[A-Za-z_]\w*)!"
 )
 # what a shell works out: a command's output, a part of a variable, what the script was called with
-_WORKED_OUT = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|`[^`\n]+`|\$\d|%\d(?!\w)")
+_WORKED_OUT = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|`[^`\n]+`|\$\d|%(?:~[a-z]*)?\d(?!\w)")
 _ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*)"?(?!\S)')
 _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 _WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _FLAG = re.compile(r"^--?[A-Za-z]")
 _BEHIND_REMARK = re.compile(r"""("[^"]*"|'[^']*')|\s+#\s.*$""")
+# what lets a shell go one way or the other
+_CONDITION = re.compile(r"^\s*(?:if|elif|case)\b|(?:\]|\btest\s.*)\s*(?:&&|\|\|)", re.MULTILINE | re.IGNORECASE)
+_BRANCH = re.compile(r"^\s*(?:then|else|do)\s+", re.IGNORECASE)
+# a file that bash writes from the lines that follow, up to a word
+_HERE = re.compile(r"<<-?\s*[\"']?(?P<end>\w+)[\"']?")
+_INTO = re.compile(r">>?\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
 _NUMBER = re.compile(r"^-[\d.]")
 # "..." and "(other training args)": a guide's words for flags that it leaves out
 _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
@@ -62,16 +68,33 @@ class Command:
     cut_short: bool = False
 
 
-def read_commands(text: str, ended: list[str] | None = None) -> tuple[list[Command], dict[str, str], list[str]]:
-    """The commands of a script, the variables it sets, and the names of variables that it uses and does not set.
+class _Variables(dict[str, str]):
+    """What a script sets; `before` holds other values that it gave the same names."""
 
-    Flags that follow where a shell ends the command are taken all the same; a sentence on each place goes to `ended`.
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[str, list[str]] = {}
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if self.get(name, value) != value:
+            self.before.setdefault(name, []).append(self[name])
+        super().__setitem__(name, value)
+
+
+def read_commands(text: str, told: list[str] | None = None) -> tuple[list[Command], dict[str, str], list[str]]:
+    """The commands of a script, the variables it sets, and the names of variables that it uses and does not set, or
+    that it sets to one value or another.
+
+    Flags that follow where a shell ends the command are taken all the same; a sentence on each place, and on each file
+    that the script writes itself, goes to `told`.
     """
-    variables: dict[str, str] = {}
+    told = [] if told is None else told
+    text = _without_files(text, told)
+    variables = _Variables()
     arrays: dict[str, str] = {}
     commands: list[Command] = []
     missing: list[str] = []
-    for line in _whole_lines(text, [] if ended is None else ended):
+    for line in _whole_lines(text, told):
         if (array := _ARRAY.match(line)) is not None:
             inner = re.sub(r"\)\s*$", "", _with_arrays(array["inner"], arrays))
             inner = re.sub(r""",(?=\s*["'])""", " ", inner)  # PowerShell has commas between them
@@ -81,13 +104,35 @@ def read_commands(text: str, ended: list[str] | None = None) -> tuple[list[Comma
         for statement in _statements(line):
             command = _read_statement(statement, arrays, variables, missing)
             commands += [command] if command is not None else []
+    if _CONDITION.search(text):
+        names = [name for name in variables.before if re.search(rf"[$%!]\{{?(?:env:)?{name}\b", text)]
+        missing += [f"{name} ({' or '.join([*variables.before[name], variables[name]])})" for name in names]
     return [one for one in commands if one.flags or one.plain], variables, list(dict.fromkeys(missing))
+
+
+def _without_files(text: str, told: list[str]) -> str:
+    """`text` without the lines that a script writes into files."""
+    kept: list[str] = []
+    end = ""
+    for line in text.replace("\r\n", "\n").split("\n"):
+        if end:
+            end = "" if line.strip() == end else end
+            continue
+        kept.append(line)
+        if (here := _HERE.search(line)) is not None and not _REMARK.match(line):
+            end = here["end"]
+            into = _INTO.search(line)
+            told.append(
+                f"{into['file'] if into else 'a file'} is written by the script, and what lies there now is read"
+            )
+    return "\n".join(kept)
 
 
 def _read_statement(
     statement: str, arrays: Mapping[str, str], variables: dict[str, str], missing: list[str]
 ) -> Command | None:
     """The command of a statement, or None where it sets variables (which are added to `variables`) or has no word."""
+    statement = _BRANCH.sub("", statement)
     while (one := _FOR_ONE.match(statement)) is not None:
         variables[one["name"]] = _insert(one["value"].strip("\"'"), variables, missing)
         statement = statement[one.end() :]
@@ -137,9 +182,9 @@ def _unredirected(words: Iterable[str]) -> list[str]:
     return kept
 
 
-def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
+def _whole_lines(text: str, told: list[str]) -> Iterator[str]:
     """Lines with what continues them; a line that begins with a flag belongs to the one before, and where a shell
-    sees that otherwise, it is told in `ended`."""
+    sees that otherwise, it goes to `told`."""
     whole = ""
     open_line = False
     why_ended = ""
@@ -157,7 +202,10 @@ def _whole_lines(text: str, ended: list[str]) -> Iterator[str]:
             continue
         if why_ended and _FLAG.match(line.strip()) and whole and not _FLAG.match(whole.strip()):
             flag = line.split()[0]
-            ended.append(f"{why_ended}: a shell ends the command there, so {flag} (line {number}) was not given to it")
+            told.append(
+                f"{why_ended}: a shell ends the command there, so {flag} (line {number}) was not given to it; "
+                "here it counts"
+            )
         why_ended = _why_ended(raw, number)
         joined = open_line or bool(_FLAG.match(line.strip()))
         open_line = line.endswith(("\\", "^", "`")) and not line.endswith(('"\\', "\\\\"))

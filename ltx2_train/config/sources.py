@@ -207,16 +207,17 @@ def _json(path: Path) -> SettingsFile:
 
 
 def _script(path: Path) -> SettingsFile:
-    ended: list[str] = []
-    commands, variables, missing = read_commands(_text(path), ended)
+    told: list[str] = []
+    commands, variables, missing = read_commands(_text(path), told)
     if not commands:
         raise ConfigError(f"{path} holds no command with flags.")
+    unset, one_of = "the script uses it and does not set it", "a condition of the script decides"
     problems = [
-        f"{'' if name[0] in '`%@' else '$'}{name}: the script uses it and does not set it; write its value"
+        f"{'' if name[0] in '`%@' else '$'}{name}: {one_of if ' or ' in name else unset}; write its value"
         for name in missing
     ]
     notes = ["... stands for flags that are not in the file"] if any(one.cut_short for one in commands) else []
-    notes += [f"{text}; here it counts" for text in ended]
+    notes += told
     if configs := [one for one in commands if _is_official(one)]:
         _require_one(path, configs)
         found = _yaml(path.absolute().parent / configs[0].plain[0])

@@ -62,6 +62,31 @@ def test_what_a_shell_is_told_before_a_command_does_not_hide_it(tmp_path, before
     assert "seed" not in made.translation.tables["train"]
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "if [ -d /nonexist ]; then\n  RANK=8\nelse\n  RANK=64\nfi\n",
+        "if [ -d /nonexist ]; then RANK=8; else RANK=64; fi\n",
+        "RANK=8\n[ -d /nonexist ] && RANK=64\n",
+        "if exist x (\n  set RANK=8\n) else (\n  set RANK=64\n)\n",
+    ],
+)
+def test_a_value_that_a_condition_decides_is_asked_for(tmp_path, before):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"{before}{TRAIN} --network_dim $RANK\n"))
+    assert made.problems == ["$RANK (8 or 64): a condition of the script decides; write its value"]
+    steps = f"STEPS=5\nSTEPS=6\n{TRAIN} --max_train_steps $STEPS\n"
+    assert import_settings(written(tmp_path, "run.sh", steps)).translation.tables["train"]["steps"] == 6
+
+
+def test_a_file_that_a_script_writes_is_told(tmp_path):
+    written(tmp_path, "d.toml", DATASET)
+    script = f"cat > d.toml <<EOF\n[general]\nresolution = 96\nEOF\n{TRAIN} --network_dim 16\n"
+    made = import_settings(written(tmp_path, "run.sh", script))
+    assert made.notes == ["d.toml is written by the script, and what lies there now is read"]
+    assert made.translation.tables["lora"]["rank"] == 16
+
+
 @pytest.mark.parametrize("before", ["CUDA_VISIBLE_DEVICES=1 ", "export CUDA_VISIBLE_DEVICES=1 && "])
 def test_the_card_that_a_script_chooses_is_told(tmp_path, before):
     written(tmp_path, "d.toml", DATASET)
@@ -131,7 +156,7 @@ def test_flags_that_a_shell_would_not_have_given_are_told(text, why):
     commands, _, _ = read_commands(text, ended)
     assert [name for one in commands for name, _ in one.flags] == ["a", "b"]
     last = len(text.splitlines())
-    said = f"{why}: a shell ends the command there, so --b (line {last}) was not given to it"
+    said = f"{why}: a shell ends the command there, so --b (line {last}) was not given to it; here it counts"
     assert ended == ([said] if why else [])
 
 
