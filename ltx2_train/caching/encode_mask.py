@@ -34,13 +34,14 @@ from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
 BLACK, WHITE, GREY_SHARE = 1 / 8, 7 / 8, 0.2  # soft edges and compression leave less between black and white
+BEHIND_END = "spans behind the end of their clips, which are not used"
 LIKE_A_PICTURE = "grey or coloured in more than a fifth, as a picture is: white is given, black is generated"
 _GIVES = ""  # a part
 HEADER = 330  # bytes of a mask besides tensor and settings; no weights are named
 
 
 class Masks(CacheKind[tuple[torch.Tensor, bool]]):
-    """Of the pictures of clips. What is read is the mask, and whether it looks like a picture."""
+    """Of the pictures of clips. What is read is the mask, and whether it is odd: it looks like a picture."""
 
     name = "masks"
     stage = "encode masks"
@@ -48,7 +49,7 @@ class Masks(CacheKind[tuple[torch.Tensor, bool]]):
     modes = frozenset(("video", "av"))
     nothing = "masks are black all over in the windows that were made now, and give nothing; white is given"
     everything = "masks are white all over in windows that were made now, so that nothing is left to make there"
-    picture = f"masks are {LIKE_A_PICTURE}"
+    odd = f"masks are {LIKE_A_PICTURE}"
 
     def of(self, item: Item) -> Job | None:
         mask, path, shape = item.mask, item.mask_path, item.shape
@@ -85,9 +86,9 @@ class Masks(CacheKind[tuple[torch.Tensor, bool]]):
         return picture_mask(job.source, job.item, self.plan.settings_of(job.item), grey), is_like_a_picture(grey)
 
     def make(self, job: Job, was_read: tuple[torch.Tensor, bool], bench: Bench) -> CacheMade:
-        mask, like_a_picture = was_read
+        mask, is_odd = was_read
         topics = [self.everything if bool(mask.all()) else _GIVES if bool(mask.any()) else self.nothing]
-        topics += [self.picture] if like_a_picture else []
+        topics += [self.odd] if is_odd else []
         return CacheMade(self.write(job, {MASK_KEY: mask}), dict.fromkeys(topics, ""))
 
     def notes(self, seen: Mapping[str, Mapping[Path, str]]) -> list[str]:
@@ -95,8 +96,8 @@ class Masks(CacheKind[tuple[torch.Tensor, bool]]):
         for kind in (Masks, SoundMasks):
             full, some = seen.get(kind.everything, {}), seen.get(_GIVES, {})
             empty = [path for path in seen.get(kind.nothing, {}) if path not in full and path not in some]
-            pictures = list(seen.get(kind.picture, ())) if kind is Masks else []
-            for topic, paths in ((kind.everything, list(full)), (kind.nothing, empty), (kind.picture, pictures)):
+            odd = list(seen.get(kind.odd, ()))
+            for topic, paths in ((kind.everything, list(full)), (kind.nothing, empty), (kind.odd, odd)):
                 if paths:
                     more = " ..." if len(paths) > SHOWN_AT_MOST else ""
                     shown = ", ".join(path.name for path in paths[:SHOWN_AT_MOST])
@@ -111,6 +112,7 @@ class SoundMasks(Masks):
     modes = frozenset(("av", "audio"))
     nothing = "masks for sound give nothing in the windows that were made now; level 1, or a span, is given"
     everything = "masks for sound give all in windows that were made now, so that nothing is left to make there"
+    odd = f"masks for sound have {BEHIND_END}"
 
     def of(self, item: Item) -> Job | None:
         mask, path, sound = item.audio_mask, item.audio_mask_path, item.sound
@@ -130,7 +132,14 @@ class SoundMasks(Masks):
         return item.sound.steps if item.sound is not None else 0
 
     def read(self, job: Job, model: None) -> tuple[torch.Tensor, bool]:
-        return sound_mask(job.source, job.item), False
+        return sound_mask(job.source, job.item), has_spans_behind(job.source, job.item)
+
+
+def has_spans_behind(path: Path, item: Item) -> bool:
+    """Whether a mask in JSON gives what lies behind the end of the medium. Raises DataError."""
+    own = item.source.media
+    end = max(own.duration, 0.0 if item.sound is None else item.sound.start + item.sound.seconds)
+    return path.suffix.lower() == ".json" and any(begin >= end for begin, _ in _spans(path))
 
 
 def is_like_a_picture(grey: Sequence[float]) -> bool:

@@ -44,6 +44,8 @@ UNHEARD = 'sounds are named by a list whose dataset has audio_source = "none", a
 UNSEEN_MASK = "masks belong to recordings, which have no picture, and have no use"
 UNSEEN_REFERENCE = "references belong to recordings, which have no picture, and have no use"
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
+LONG_SOUND_MASK = "masks for sound are longer than their clips; what is behind the end is not used"
+CODED_SECONDS = 0.1  # by which an encoder may make a sound longer
 NOTICED = 2  # frames; less comes of rounding
 GROSS = 2.0
 ROUNDING_SECONDS = 0.01
@@ -151,6 +153,9 @@ class Fit:
         short = start + sound.seconds - mask.duration
         if short >= NOTICED / item.fps:
             self._note(SHORT_SOUND_MASK, mask, f"({short:.2f} s)")
+        longer = mask.duration - max(item.source.media.duration, start + sound.seconds)
+        if longer >= max(NOTICED / item.fps, CODED_SECONDS):
+            self._note(LONG_SOUND_MASK, mask, f"({longer:.2f} s)")
 
     def useless(self, topic: str, paths: Iterable[Path | None]) -> None:
         """Take down that files which go with a medium have no use beside it, as `topic` says."""

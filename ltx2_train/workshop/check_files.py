@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..caching.encode_mask import LIKE_A_PICTURE, is_like_a_picture, picture_mask, sound_mask
+from ..caching.encode_mask import (
+    BEHIND_END,
+    LIKE_A_PICTURE,
+    has_spans_behind,
+    is_like_a_picture,
+    picture_mask,
+    sound_mask,
+)
 from ..dataset.captions import read_caption
 from ..dataset.companions import named_reference
 from ..dataset.dataset_file import DatasetSettings
@@ -174,6 +181,8 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
                 check_whole(item.audio_mask)
             heard = [sound_mask(item.audio_mask, one) for one in items if one.sound is not None]
+            if has_spans_behind(item.audio_mask, item):
+                yield "amber", f"the mask of its sound has {BEHIND_END}"
             if full := sum(bool(one.all()) for one in heard):
                 yield "red", f"the mask of its sound gives all of it{_of(full, heard)}, and nothing is left to make"
             elif not any(bool(one.any()) for one in heard):

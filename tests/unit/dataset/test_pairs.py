@@ -12,7 +12,7 @@ import pytest
 from media import moving_square, tone, write_captioned, write_image, write_sound, write_video
 from PIL import Image
 
-from ltx2_train.caching.encode_mask import Masks, picture_mask
+from ltx2_train.caching.encode_mask import Masks, SoundMasks, picture_mask
 from ltx2_train.caching.kind import Bench
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -353,6 +353,25 @@ def test_reference_sounds_and_masks_of_recordings_are_compared_with_them(clips):
         "1 reference sounds are copies of what is trained, so that there is nothing to learn but to repeat it: a.wav",
         "1 masks for sound are shorter than their clips, and what is behind their end is generated: a.wav (0.50 s)",
     ]
+
+
+def test_masks_for_sound_that_reach_behind_the_end_are_told(clips):
+    (clips / "voices").mkdir()
+    (clips / "sounds").mkdir()
+    for name in ("a", "b"):
+        write_sound(clips / "voices" / f"{name}.wav", tone(1))
+        (clips / "voices" / f"{name}.txt").write_text(f"voice {name}")
+    write_sound(clips / "sounds" / "a.wav", tone(3))
+    (clips / "sounds" / "b.json").write_text("[[0, 0.5], [3, 4]]")
+    entry = {"audio_directory": "voices", "audio_mask_directory": "sounds"}
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, clips))
+    assert [text.partition(": ")[2] for text in plan.pairs] == [
+        "1 masks for sound are longer than their clips; what is behind the end is not used: a.wav (2.00 s)"
+    ]
+    kind = SoundMasks(plan, CacheRecipe())
+    assert {job.source.name: kind.read(job, None)[1] for job in kind.jobs()} == {"a.wav": False, "b.json": True}
+    report = check_dataset(DatasetConfig.from_table({"datasets": [entry]}, clips))
+    assert [one.path.name for one in report.findings if "spans behind the end" in one.reason] == ["b.wav"]
 
 
 def test_what_goes_with_a_sound_or_a_picture_that_is_not_there_is_said(clips):
