@@ -77,7 +77,7 @@ def _in_video(data: mmap.mmap, at: int, end: int, wanted: bytes) -> int:
 
 
 def _of_mp4(path: Path, data: mmap.mmap, frame: Any) -> Iterator[str]:
-    for begin, stop in _boxes(data, 0, len(data), b"moov"):
+    for begin, stop in boxes(data, 0, len(data), b"moov"):
         _refuse_colours(path, data, begin, stop)
         found = CLEAN_APERTURE.search(data, begin, stop)
         wide, by_wide, high, by_high = _numbers(found[1], 4) if found else (0, 0, 0, 0)
@@ -95,10 +95,10 @@ def _numbers(data: bytes, count: int) -> list[int]:
 def _silenced(data: mmap.mmap, begin: int, stop: int) -> str:
     """What is said where the only sound track in `data` from `begin` to `stop` is switched off, or of no volume."""
     heads: dict[bytes, list[bytes]] = {}
-    for track in _boxes(data, begin, stop, b"trak"):
-        for media in _boxes(data, *track, b"mdia"):
-            kinds = [data[at + 8 : at + 12] for at, _ in _boxes(data, *media, b"hdlr")]
-            heads.setdefault(b"".join(kinds), []).extend(data[at:end] for at, end in _boxes(data, *track, b"tkhd"))
+    for track in boxes(data, begin, stop, b"trak"):
+        for media in boxes(data, *track, b"mdia"):
+            kinds = [data[at + 8 : at + 12] for at, _ in boxes(data, *media, b"hdlr")]
+            heads.setdefault(b"".join(kinds), []).extend(data[at:end] for at, end in boxes(data, *track, b"tkhd"))
     sounds = heads.get(b"soun", [])
     if len(sounds) != 1 or len(sounds[0]) < 4:
         return ""
@@ -123,7 +123,7 @@ def refuse_pauses(path: Path) -> None:
     """Raise DataError where an edit list of an MP4 shows nothing for a while behind what it shows: FFmpeg shows the
     beginning there once more."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for film in _boxes(data, 0, len(data), b"moov"):
+        for film in boxes(data, 0, len(data), b"moov"):
             for edits in _edit_lists(data, *film):
                 begun = False
                 for length, empty, _ in edits:
@@ -138,9 +138,9 @@ def refuse_pauses(path: Path) -> None:
 
 def _edit_lists(data: mmap.mmap, begin: int, stop: int) -> Iterator[list[tuple[int, bool, float]]]:
     """(length, whether it shows nothing, speed) of each part of the edit list of each track from `begin` to `stop`."""
-    for track in _boxes(data, begin, stop, b"trak"):
-        for edits in _boxes(data, *track, b"edts"):
-            for at, end in _boxes(data, *edits, b"elst"):
+    for track in boxes(data, begin, stop, b"trak"):
+        for edits in boxes(data, *track, b"edts"):
+            for at, end in boxes(data, *edits, b"elst"):
                 if at + 8 > end:
                     continue
                 half = 8 if data[at] else 4  # bytes of a time, by the version of the list
@@ -152,7 +152,7 @@ def _edit_lists(data: mmap.mmap, begin: int, stop: int) -> Iterator[list[tuple[i
                 yield found
 
 
-def _boxes(data: mmap.mmap, at: int, end: int, wanted: bytes) -> Iterator[tuple[int, int]]:
+def boxes(data: mmap.mmap, at: int, end: int, wanted: bytes) -> Iterator[tuple[int, int]]:
     """Where the content of each box `wanted` begins and ends, of those that follow each other from `at` to `end`."""
     while at + 8 <= end:
         size, name, body = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8

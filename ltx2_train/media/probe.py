@@ -51,7 +51,7 @@ def probe_video(path: Path) -> MediaInfo:
         base, rates = stream.time_base, [stream.average_rate, stream.base_rate, stream.guessed_rate]
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
-        tracks, pair = sound_tracks(container)
+        tracks, pair = sound_tracks(path, container)
         moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
         of_tracks = _of_tracks(moving, stream.index)
         told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]

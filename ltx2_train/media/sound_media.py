@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import DataError
 from ..threads import heed
 from .asked import MP4, refuse_pauses
+from .channel_order import refuse_strange_order
 from .decoding import COVER
 from .names import why_not_found
 from .samples import as_floats, channel_count
@@ -117,7 +118,7 @@ def probe_sound(path: Path | str) -> SoundInfo:
         if not missing and "ogg" in container.format.name and 0 < held < end - begin - MISSING_END_SECONDS:
             missing = f"it holds {held:.1f} of {end - begin:.1f} seconds"  # as its pages count them
         layout, channels = first.layout.name, channel_count(first)
-        return SoundInfo(path, first.sample_rate, channels, layout, duration, missing, *sound_tracks(container))
+        return SoundInfo(path, first.sample_rate, channels, layout, duration, missing, *sound_tracks(path, container))
 
 
 def channels_of(path: Path) -> int:
@@ -126,8 +127,10 @@ def channels_of(path: Path) -> int:
         return stream.codec_context.channels
 
 
-def sound_tracks(container: Any) -> tuple[tuple[str, ...], bool]:
-    """What each sound track of a file is, and whether they are the left and the right of one recording."""
+def sound_tracks(path: Path, container: Any) -> tuple[tuple[str, ...], bool]:
+    """What each sound track of a file is, and whether they are the left and the right of one recording. Raises
+    DataError where they cannot be read."""
+    refuse_strange_order(path, container)
     tracks, kinds = [], []
     for number, stream in enumerate(container.streams.audio, 1):
         context, tags = stream.codec_context, {key.lower(): value for key, value in stream.metadata.items()}
@@ -309,6 +312,7 @@ def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             _refuse_broken(path, container)
+            refuse_strange_order(path, container)
             stream = sound_of(container)
             if stream is None:
                 raise DataError(f"{path} has no sound.", path)
