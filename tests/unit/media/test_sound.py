@@ -9,6 +9,7 @@ import math
 import struct
 import wave as wave_file
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -527,11 +528,11 @@ def test_of_two_programmes_the_sound_is_that_of_the_picture():
         def best(self, kind, related=None):
             return "first" if kind == "video" else programmes.get(related, heard[1])
 
-    container = SimpleNamespace(streams=Streams())
+    container = SimpleNamespace(streams=Streams(), format=SimpleNamespace(name="mpegts"))
     assert sound_of(container) is heard[0]
-    assert sound_tracks(container) == (("1: mp2, mono, 48000 Hz", "2: mp2, mono, 48000 Hz"), False)
+    assert sound_tracks(Path("a.ts"), container) == (("1: mp2, mono, 48000 Hz", "2: mp2, mono, 48000 Hz"), False)
     Streams.video = ["first"]
-    assert sound_tracks(container)[1]
+    assert sound_tracks(Path("a.ts"), container)[1]
 
 
 def test_joined_opus_is_refused(tmp_path):
