@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from ..foreign import row_of
-from .entry import DatasetSettings, SharedSettings
+from .entry import SOURCE_KEYS, DatasetSettings, SharedSettings
 from .entry_types import LISTS
 
 # the sections of a run file; a test holds them together
@@ -43,7 +43,7 @@ def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list
                 del out["general"][key]
     for key in LISTS:
         if isinstance(table.get(key), (list, tuple)):
-            whole = [one for entry in table[key] for one in _without_subsets(entry, notes)]
+            whole = [one for entry in table[key] for one in _without_subsets(entry, notes, problems)]
             out[key] = [
                 _entry(entry, f"{key}[{index}]", notes, problems) if isinstance(entry, Mapping) else entry
                 for index, entry in enumerate(whole)
@@ -51,12 +51,18 @@ def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list
     return out, notes, problems
 
 
-def _without_subsets(entry: Any, notes: list[str]) -> list[Any]:
+def _without_subsets(entry: Any, notes: list[str], problems: list[str]) -> list[Any]:
     """kohya's datasets hold subsets, each a folder with settings of its own."""
     subsets = entry.get("subsets") if isinstance(entry, Mapping) else None
     if not isinstance(subsets, (list, tuple)) or not subsets or not all(isinstance(one, Mapping) for one in subsets):
         return [entry]
     shared = {key: value for key, value in entry.items() if key != "subsets"}
+    sources = {*SOURCE_KEYS, "image_dir"}
+    if (own := sources & {*shared}) and all(sources & {*one} for one in subsets):
+        problems.append(
+            f"{', '.join(sorted(own))}: a dataset has it and subsets with media of their own, which would stand in its "
+            "place. Give each folder a [[datasets]] of its own."
+        )
     notes.append(f"{len(subsets)} [[datasets.subsets]] are read as datasets.")
     return [{**shared, **one} for one in subsets]
 

@@ -218,6 +218,12 @@ def test_kohyas_subsets_are_datasets(tmp_path):
     assert any("subsets" in note for note in config.notes)
 
 
+def test_a_dataset_with_media_of_its_own_and_subsets_is_refused(tmp_path):
+    entry = {"video_directory": "a", "subsets": [{"video_directory": "b"}]}
+    with pytest.raises(ConfigError, match=r"video_directory: a dataset has it and subsets with media of their own"):
+        DatasetConfig.from_table({"datasets": [entry]}, tmp_path)
+
+
 def test_a_folder_for_kohyas_scripts_is_explained(tmp_path):
     from ltx2_train.dataset.scan import find_media
 
