@@ -167,6 +167,20 @@ def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -
     yield from _without_mask(entry, items)
     yield from _of_folders(entry, items)
     yield from _unreached_lengths(entry, targets, items)
+    yield from _without_rate(entry, items)
+
+
+def _without_rate(entry: DatasetSettings, items: Sequence[Item]) -> Iterator[str]:
+    """A sentence where folders of pictures are clips and nobody says how many are shown in a second."""
+    clips = {item.source.path: item.fps for item in items if item.kind == "video"} if entry.source_fps is None else {}
+    folders = [path for path in clips if path.is_dir()]
+    if folders:
+        shown = ", ".join(path.name for path in folders[:SHOWN_AT_MOST])
+        yield (
+            f"{len(folders)} clips are folders of pictures, which have no frame rate, and are taken at "
+            f"{clips[folders[0]]:g} a second: {shown}. Set source_fps "
+            "where that is not their own."
+        )
 
 
 def _unreached_lengths(entry: DatasetSettings, targets: Sequence[int], items: Sequence[Item]) -> list[str]:

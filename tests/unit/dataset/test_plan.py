@@ -149,6 +149,24 @@ def test_lengths_that_no_clip_reaches_are_told(tmp_path):
     assert not [text for text in plan_dataset(one_video(tmp_path, target_frames=[9])).warnings if "long enough" in text]
 
 
+def test_folders_of_pictures_have_no_rate_and_it_is_said(tmp_path):
+    for number in range(20):
+        write_image(tmp_path / "fr" / f"{number}.png", 64, 64, caption=None)
+    (tmp_path / "l.jsonl").write_text('{"video_path": "fr", "caption": "x"}')
+    entry = {"video_jsonl_file": "l.jsonl", "cache_directory": "c", "target_frames": [9]}
+    told = [
+        [text for text in plan_dataset(config(tmp_path, {**entry, **more})).warnings if "frame rate" in text]
+        for more in ({}, {"source_fps": 30})
+    ]
+    assert told == [
+        [
+            "datasets[0]: 1 clips are folders of pictures, which have no frame rate, and are taken at 25 a second: fr. "
+            "Set source_fps where that is not their own."
+        ],
+        [],
+    ]
+
+
 def test_a_video_set_without_target_frames_warns(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
     heard = Heard()
