@@ -48,7 +48,7 @@ _BEHIND_REMARK = re.compile(r"""("[^"]*"|'[^']*')|\s+#\s.*$""")
 _CONDITION = re.compile(r"^\s*(?:if|elif|case)\b|(?:\]|\btest\s.*)\s*(?:&&|\|\|)", re.MULTILINE | re.IGNORECASE)
 _BRANCH = re.compile(r"^\s*(?:then|else|do)\s+", re.IGNORECASE)
 # a file that bash writes from the lines that follow, up to a word
-_HERE = re.compile(r"<<-?\s*[\"']?(?P<end>\w+)[\"']?")
+_HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(?P<end>[A-Za-z_]\w*)[\"']?")  # nor <<<, nor a shift of bits
 _INTO = re.compile(r">>?\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
 _NUMBER = re.compile(r"^-[\d.]")
 # "..." and "(other training args)": a guide's words for flags that it leaves out
@@ -114,12 +114,14 @@ def _without_files(text: str, told: list[str]) -> str:
     """`text` without the lines that a script writes into files."""
     kept: list[str] = []
     end = ""
-    for line in text.replace("\r\n", "\n").split("\n"):
+    lines = text.replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(lines):
         if end:
             end = "" if line.strip() == end else end
             continue
         kept.append(line)
-        if (here := _HERE.search(line)) is not None and not _REMARK.match(line):
+        here = None if _REMARK.match(line) else _HERE.search(line)
+        if here is not None and any(other.strip() == here["end"] for other in lines[number + 1 :]):
             end = here["end"]
             into = _INTO.search(line)
             told.append(

@@ -79,6 +79,14 @@ def test_a_value_that_a_condition_decides_is_asked_for(tmp_path, before):
     assert import_settings(written(tmp_path, "run.sh", steps)).translation.tables["train"]["steps"] == 6
 
 
+@pytest.mark.parametrize("line", ["read X <<< word", "N=$((1 << 3))", "N=$((1 << M))", 'echo "a << b"'])
+def test_what_writes_no_file_hides_nothing(tmp_path, line):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"{line}\n{TRAIN} --network_dim 16\n"))
+    assert made.translation.tables["lora"]["rank"] == 16
+    assert not any("written by the script" in note for note in made.notes)
+
+
 def test_a_file_that_a_script_writes_is_told(tmp_path):
     written(tmp_path, "d.toml", DATASET)
     script = f"cat > d.toml <<EOF\n[general]\nresolution = 96\nEOF\n{TRAIN} --network_dim 16\n"
