@@ -19,7 +19,7 @@ _TO_SHELL = re.compile(
     re.IGNORECASE,
 )
 # what parts the statements of a line; quotes are matched first and so passed over
-_PARTS = re.compile(r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*')|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;(?!\S)""")
+_PARTS = re.compile(r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*')|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;""")
 # a command in quotes that is given to another shell
 _INNER = re.compile(
     r"""^\s*(?:\S*/)?(?:(?:ba|z)?sh\s+-\w*c|cmd(?:\.exe)?\s+/[ck])\s+(?P<quote>["'])(?P<inner>.*)(?P=quote)\s*$""", re.I
@@ -44,12 +44,12 @@ _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 _WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _FLAG = re.compile(r"^--?[A-Za-z]")
 _BEHIND_REMARK = re.compile(r"""("[^"]*"|'[^']*')|\s+#\s.*$""")
-# what lets a shell go one way or the other
-_CONDITION = re.compile(r"^\s*(?:if|elif|case)\b|(?:\]|\btest\s.*)\s*(?:&&|\|\|)", re.MULTILINE | re.IGNORECASE)
+_TEST = re.compile(r"^\s*(?:\[|test\s)")  # which decides about what follows && or ||
 _BRANCH = re.compile(r"^\s*(?:then|else|do)\s+", re.IGNORECASE)
 # a file that bash writes from the lines that follow, up to a word
 _HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(?P<end>[A-Za-z_]\w*)[\"']?")  # nor <<<, nor a shift of bits
 _INTO = re.compile(r">>?\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
+_OF_PYTHON = ("venv", "virtualenv", "pip")  # which set it up
 _NUMBER = re.compile(r"^-[\d.]")
 # "..." and "(other training args)": a guide's words for flags that it leaves out
 _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
@@ -59,24 +59,31 @@ _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
 class Command:
     """One command: the program it runs, its flags in order (one without a value is true), and words without a flag.
 
-    `cut_short`: it was copied with words like "..." for flags that are left out.
+    `cut_short`: it was copied with words like "..." for flags that are left out. `is_script`: Python runs it.
     """
 
     program: str
     flags: list[tuple[str, Any]] = field(default_factory=list)
     plain: list[str] = field(default_factory=list)
     cut_short: bool = False
+    is_script: bool = False
 
 
 class _Variables(dict[str, str]):
-    """What a script sets; `before` holds other values that it gave the same names."""
+    """What a script sets; `before` holds other values that a name may have, since a condition decides.
+
+    `undecided`: what is set now is set under a condition.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[str, list[str]] = {}
+        self.undecided = False
 
     def __setitem__(self, name: str, value: str) -> None:
-        if self.get(name, value) != value:
+        if not self.undecided:
+            self.before.pop(name, None)
+        elif self.get(name, value) != value:
             self.before.setdefault(name, []).append(self[name])
         super().__setitem__(name, value)
 
@@ -94,6 +101,7 @@ def read_commands(text: str, told: list[str] | None = None) -> tuple[list[Comman
     arrays: dict[str, str] = {}
     commands: list[Command] = []
     missing: list[str] = []
+    bash, depth = re.search(r"(?:^|[\s;])(?:fi|esac)\b", text) is not None, 0
     for line in _whole_lines(text, told):
         if (array := _ARRAY.match(line)) is not None:
             inner = re.sub(r"\)\s*$", "", _with_arrays(array["inner"], arrays))
@@ -101,13 +109,24 @@ def read_commands(text: str, told: list[str] | None = None) -> tuple[list[Comman
             before = f"{arrays.get(array['name'], '')} " if array["more"] else ""
             arrays[array["name"]] = before + _insert(inner, variables, missing)
             continue
-        for statement in _statements(line):
+        for statement, tested in _statements(line):
+            depth = max(0, depth + _deeper(statement, bash))
+            variables.undecided = tested or depth > 0
             command = _read_statement(statement, arrays, variables, missing)
             commands += [command] if command is not None else []
-    if _CONDITION.search(text):
-        names = [name for name in variables.before if re.search(rf"[$%!]\{{?(?:env:)?{name}\b", text)]
-        missing += [f"{name} ({' or '.join([*variables.before[name], variables[name]])})" for name in names]
+    names = [name for name in variables.before if re.search(rf"[$%!]\{{?(?:env:)?{name}\b", text)]
+    missing += [f"{name} ({' or '.join([*variables.before[name], variables[name]])})" for name in names]
     return [one for one in commands if one.flags or one.plain], variables, list(dict.fromkeys(missing))
+
+
+def _deeper(statement: str, bash: bool) -> int:
+    """By how much a statement of bash, or else of cmd.exe or PowerShell, leads deeper into conditions."""
+    words = statement.lower().split()
+    if bash:
+        return {"if": 1, "case": 1, "fi": -1, "esac": -1}.get(words[0], 0)
+    if words in ([")"], ["}"]):
+        return -1
+    return int(words[0].startswith("if") and words[-1][-1] in "({")
 
 
 def _without_files(text: str, told: list[str]) -> str:
@@ -123,10 +142,8 @@ def _without_files(text: str, told: list[str]) -> str:
         here = None if _REMARK.match(line) else _HERE.search(line)
         if here is not None and any(other.strip() == here["end"] for other in lines[number + 1 :]):
             end = here["end"]
-            into = _INTO.search(line)
-            told.append(
-                f"{into['file'] if into else 'a file'} is written by the script, and what lies there now is read"
-            )
+            if (into := _INTO.search(line)) is not None:  # else a program reads it
+                told.append(f"{into['file']} is written by the script, and what lies there now is read")
     return "\n".join(kept)
 
 
@@ -146,24 +163,28 @@ def _read_statement(
     words = _unredirected(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, missing)))
     if not words:
         return None
-    command = _command([_plain(word) for word in words])
+    plain = [_plain(word) for word in words]
+    command = _command(plain)
     command.cut_short = whole != statement
+    command.is_script = command.program not in _OF_PYTHON and any(one.endswith(".py") or one == "-m" for one in plain)
     return command
 
 
-def _statements(line: str) -> Iterator[str]:
-    """The statements of a line but those that only say something to the shell; brackets around all of it are undone."""
+def _statements(line: str) -> Iterator[tuple[str, bool]]:
+    """The statements of a line but those that only say something to the shell, and whether a test decides about each;
+    brackets around all of it are undone."""
     bare = line.strip()
     if bare.startswith("(") and bare.endswith(")"):
         line = bare[1:-1]
-    start = 0
+    start, tested = 0, False
     for end in [*(found.span() for found in _PARTS.finditer(line) if not found["quoted"]), (len(line), len(line))]:
-        statement = line[start : end[0]]
+        statement, parted = line[start : end[0]], line[end[0] : end[1]]
+        decided, tested = tested, parted in ("&&", "||") and (tested or _TEST.match(statement) is not None)
         start = end[1]
         if (given := _INNER.match(statement)) is not None:
             yield from _statements(given["inner"])
         elif statement.strip() and not _TO_SHELL.match(statement):
-            yield statement
+            yield statement, decided
 
 
 def _with_arrays(text: str, arrays: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
@@ -32,12 +32,6 @@ _NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
 _TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
 _OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", "ltx2_cache_dino_features")
 _DIFFUSION_PIPE = {"micro_batch_size_per_gpu", "pipeline_stages", "adapter", "directory"}
-# they do nothing of a run, however often they stand in a script
-_OF_SHELLS = (
-    "if", "then", "else", "elif", "fi", "for", "do", "done", "while", "case", "esac", "[", "[[", "{", "}", "(", ")",
-    "true", "echo", "printf", "cd", "export", "source", ".", "set", "exit", "sleep", "mkdir", "read", "pause", "wait",
-    "tee", "activate", "conda", "start", "call",
-)  # fmt: skip
 
 
 @dataclass
@@ -247,8 +241,8 @@ def _script(path: Path) -> SettingsFile:
 
 
 def _passed_over(commands: Iterable[Command]) -> list[str]:
-    """A note on each program that a script runs besides, once; words of the shell itself are none."""
-    names = dict.fromkeys(one.program for one in commands if PureWindowsPath(one.program).stem not in ("", *_OF_SHELLS))
+    """A note on each other script of Python that is run besides, once."""
+    names = dict.fromkeys(one.program for one in commands if one.is_script)
     return [f"{name} is a command of its own and is not taken over" for name in names]
 
 

@@ -47,6 +47,7 @@ def test_flags_of_the_cache_commands_go_into_the_dataset_file(tmp_path):
         ("export CUDA_VISIBLE_DEVICES=0 && ", " 2>&1 | tee log.txt"),
         ("(cd x; ", ")"),
         ("cd x&&", ""),
+        ("cd x;", ""),
         ("cd /x && \\\n", ""),
         ("# cd x && python ltx2_train_network.py --seed 9\n", ""),
     ],
@@ -59,6 +60,7 @@ def test_what_a_shell_is_told_before_a_command_does_not_hide_it(tmp_path, before
     assert made.translation.tables["lora"]["rank"] == 16
     assert made.translation.tables["cache"]["vae_dtype"] == "float32"
     assert made.notes == []
+    assert made.problems == []
     assert "seed" not in made.translation.tables["train"]
 
 
@@ -85,6 +87,22 @@ def test_what_writes_no_file_hides_nothing(tmp_path, line):
     made = import_settings(written(tmp_path, "run.sh", f"{line}\n{TRAIN} --network_dim 16\n"))
     assert made.translation.tables["lora"]["rank"] == 16
     assert not any("written by the script" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        '[ -d venv ] || python -m venv venv\nARGS="--seed 7"\nARGS="$ARGS --network_dim 16"\n',
+        "A=a\nA=b\nif [ -d $A ]; then rm -r $A; fi\nARGS=--network_dim=16\n",
+        "if exist x (\n  set B=8\n)\nset ARGS=--network_dim 16\n",
+        "cd x;python -m pip install -r r.txt;nvidia-smi -L\nARGS=--network_dim=16\n",
+    ],
+)
+def test_what_no_condition_decides_is_taken_and_what_trains_nothing_is_no_note(tmp_path, before):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"{before}{TRAIN} $ARGS\n"))
+    assert (made.problems, made.notes) == ([], [])
+    assert made.translation.tables["lora"]["rank"] == 16
 
 
 def test_a_file_that_a_script_writes_is_told(tmp_path):
