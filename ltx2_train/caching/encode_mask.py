@@ -33,9 +33,9 @@ from .encode import companion_settings
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
-BLACK, WHITE, GREY_SHARE = 1 / 8, 7 / 8, 0.2  # soft edges and compression leave less between black and white
+BLACK, WHITE, GREY_SHARE = 1 / 8, 7 / 8, 0.5  # soft edges and compression leave less between black and white
 BEHIND_END = "spans behind the end of their clips, which are not used"
-LIKE_A_PICTURE = "grey or coloured in more than a fifth, as a picture is: white is given, black is generated"
+LIKE_A_PICTURE = "grey or coloured in more than half, as a picture is: white is given, black is generated"
 _GIVES = ""  # a part
 HEADER = 330  # bytes of a mask besides tensor and settings; no weights are named
 
@@ -82,8 +82,8 @@ class Masks(CacheKind[tuple[torch.Tensor, bool]]):
         return max(1.0, self.cells(job.item))
 
     def read(self, job: Job, model: None) -> tuple[torch.Tensor, bool]:
-        grey: list[float] = []
-        return picture_mask(job.source, job.item, self.plan.settings_of(job.item), grey), is_like_a_picture(grey)
+        shares: list[float] = []
+        return picture_mask(job.source, job.item, self.plan.settings_of(job.item), shares), is_like_a_picture(shares)
 
     def make(self, job: Job, was_read: tuple[torch.Tensor, bool], bench: Bench) -> CacheMade:
         mask, is_odd = was_read
@@ -142,16 +142,18 @@ def has_spans_behind(path: Path, item: Item) -> bool:
     return path.suffix.lower() == ".json" and any(begin >= end for begin, _ in _spans(path))
 
 
-def is_like_a_picture(grey: Sequence[float]) -> bool:
+def is_like_a_picture(grey_shares: Sequence[float]) -> bool:
     """Whether a mask of which these shares are neither black nor white is hardly one."""
-    return bool(grey) and sum(grey) / len(grey) > GREY_SHARE
+    return bool(grey_shares) and sum(grey_shares) / len(grey_shares) > GREY_SHARE
 
 
-def picture_mask(path: Path, item: Item, entry: DatasetSettings, grey: list[float] | None = None) -> torch.Tensor:
-    """uint8 [F, H, W] in latents; `grey` as in `latent_mask`. Raises DataError."""
+def picture_mask(
+    path: Path, item: Item, entry: DatasetSettings, grey_shares: list[float] | None = None
+) -> torch.Tensor:
+    """uint8 [F, H, W] in latents; `grey_shares` as in `latent_mask`. Raises DataError."""
     media, own = item.mask_media or probe_companion(path, entry), item.source.media
     picks = frames_beside(item, media, entry, item.window.count, by_clock=True)
-    return latent_mask(media, picks, own, item.shape, crop_centre(item, entry), item.flipped, grey)
+    return latent_mask(media, picks, own, item.shape, crop_centre(item, entry), item.flipped, grey_shares)
 
 
 def _was_read_otherwise(item: Item, entry: DatasetSettings) -> bool:
@@ -169,18 +171,18 @@ def latent_mask(
     shape: LatentShape,
     centre: tuple[float, float] = MIDDLE,
     flipped: bool = False,
-    middle: list[float] | None = None,
+    grey_shares: list[float] | None = None,
 ) -> torch.Tensor:
     """uint8 [F, H, W] of the frames `picks` of the mask `media` of a clip that is cached in `shape`, 1 where it is
     given. `own` is the clip's file, and it is cropped around `centre`. The share of its pixels that are neither black
-    nor white goes to `middle`, of each F. Raises DataError."""
+    nor white goes to `grey_shares`, of each F. Raises DataError."""
     mask = torch.empty(shape.frames, shape.height, shape.width, dtype=torch.uint8)
     size = (shape.width * SPATIAL_FACTOR, shape.height * SPATIAL_FACTOR)
     for row in range(shape.frames):
         first = max(0, (row - 1) * TEMPORAL_FACTOR + 1)
         grey = _grey(media, picks[first : row * TEMPORAL_FACTOR + 1], own, size, centre)
-        if middle is not None:
-            middle.append(float(((grey > BLACK) & (grey < WHITE)).mean()))
+        if grey_shares is not None:
+            grey_shares.append(float(((grey > BLACK) & (grey < WHITE)).mean()))
         grey = grey[:, :, ::-1] if flipped else grey
         cells = grey.reshape(len(grey), shape.height, SPATIAL_FACTOR, shape.width, SPATIAL_FACTOR)
         mask[row] = torch.from_numpy(cells.mean(axis=(0, 2, 4)) > THRESHOLD)

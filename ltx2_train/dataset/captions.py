@@ -27,24 +27,11 @@ _FORMS = (
     (re.compile(r'^[{\[]\s*[{"].*[}\]]$'), "JSON", "write the text alone"),
     (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
     (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
-    (re.compile(r"^[\[({]\s*'.*[\])}]$"), "a value of Python", "write the text alone"),
+    (re.compile(r"^[\[({]\s*'(?:[^']*'\s*[\])}]|.*'\s*[,:].*[\])}])$"), "a value of Python", "write the text alone"),
     (
         re.compile(r"^(?:https?://\S+|(?:[A-Za-z]:)?[^\s\"']*[\\/][^\s\"']*\.\w{2,4})$"),
         "a path or an address",
         "write the caption",
-    ),
-    (
-        re.compile(r"\[(trigger|name|filewords)\]|[{<](trigger|caption|token)[}>]|\{\{\w+\}\}", re.IGNORECASE),
-        "a placeholder, and nothing fills it in",
-        "take it out; trigger_word puts a word before each caption",
-    ),
-    (
-        re.compile(
-            r"<lora:|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}|\b__\w+__\b|\|\|\||\bBREAK\b"
-            r"|\bNegative prompt: |\bSteps: \d+, Sampler: "
-        ),
-        "a prompt with signs of other programs, which are words here",
-        "write plain words",
     ),
     (re.compile(r"^(?:[-*\u2022]|#+|\d{1,2}[.)]) "), "an entry of a list", "leave its sign out"),
     (re.compile("\ufffd"), "text that lost letters when it was saved", "write them again"),
@@ -64,8 +51,8 @@ _FORMS = (
     (
         re.compile(
             r"^(assistant|caption|output|response):\s"
-            r"|^(sure|certainly|of course|absolutely)\b[!,.].*\b(caption|description)\b"
-            r"|^here(['\u2019]s| is) (a|an|the|your)\b[^.:]*\b(caption|description)\b[^.:]*:",
+            r"|^((sure|certainly|of course|absolutely)[!,.] )?here(['\u2019]s| is) (a|an|the|your)\b[^.:]*"
+            r"\b(caption|description)( (for|of) (the|this|your) \w+)?:",
             re.IGNORECASE,
         ),
         "the talk of a captioner around its caption",
@@ -95,6 +82,24 @@ _FORMS = (
         "write the caption",
     ),
 )
+# The same of marks that may well be seen in a picture: what is quoted is passed over.
+_QUOTED = re.compile(r"\"[^\"]*\"|\u201c[^\u201d]*\u201d")
+_SIGNS = (
+    (
+        re.compile(r"\[(?:[Tt]rigger|TRIGGER|name|filewords)\]|[{<](trigger|caption|token)[}>]|\{\{\w+\}\}"),
+        "a placeholder, and nothing fills it in",
+        "take it out; trigger_word puts a word before each caption",
+    ),
+    (
+        re.compile(
+            r"<lora:|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}|\|\|\||, BREAK\b|\bBREAK,"
+            r"|(?<!\S)__(?!(?:init|main|name|file|call|str|repr|len|iter|next|new|del|dict|doc|all)__)\w+__(?!\w)"
+            r"|\bNegative prompt: |\bSteps: \d+, Sampler: "
+        ),
+        "a prompt with signs of other programs, which are words here",
+        "write plain words",
+    ),
+)
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
@@ -105,7 +110,10 @@ def read_caption(path: Path) -> tuple[str, str | None]:
 
 def odd_form(caption: str) -> str:
     """What a caption looks like that was hardly meant to be one, and what to do; or ""."""
-    return next((f"looks like {what}; {mend}" for form, what, mend in _FORMS if form.search(caption)), "")
+    plain = _QUOTED.sub("", caption)
+    found = [(what, mend) for form, what, mend in _FORMS if form.search(caption)]
+    found += [(what, mend) for form, what, mend in _SIGNS if form.search(plain)]
+    return f"looks like {found[0][0]}; {found[0][1]}" if found else ""
 
 
 def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = None) -> tuple[list[str], str | None]:

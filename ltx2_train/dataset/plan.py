@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -68,7 +68,7 @@ def plan_dataset(
         if not any(item.dataset.shares_folder(ref) for item in items):  # its other kinds of media
             raise error
     skipped = [skip for of_one in left_out.values() for skip in of_one]
-    warnings += [*idle_found(config.refs, of_each), *_trained_on_too(of_each)]
+    warnings += idle_found(config.refs, of_each)
     told: list[str] = []
     if only is None:  # a folder may be that of several datasets
         used = used_beside(items)
@@ -80,19 +80,6 @@ def plan_dataset(
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
     return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), tuple(pairs), left_out)
-
-
-def _trained_on_too(of_each: Mapping[DatasetRef, Sequence[Item]]) -> Iterator[str]:
-    """A sentence for each dataset for validation of which media are trained on."""
-    trained = {item.source.path for ref, items in of_each.items() if not ref.validation for item in items}
-    for ref, items in of_each.items():
-        both = dict.fromkeys(item.source.path for item in items if ref.validation and item.source.path in trained)
-        if both:
-            shown = ", ".join(
-                [*(path.name for path in list(both)[:SHOWN_AT_MOST]), *["..."][: max(0, len(both) - SHOWN_AT_MOST)]]
-            )
-            words = "media are trained on as well, and their loss tells what is known by heart"
-            yield f"{ref.name}: {len(both)} {words}: {shown}"
 
 
 def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:

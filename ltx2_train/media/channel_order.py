@@ -20,14 +20,18 @@ from .asked import boxes
 _FORMATS = frozenset(("mov", "caf", "aiff"))  # their headers may give any order; others give the usual one
 _TRY = """
 import sys
-try:
+def decode(path):
     import av
-    with av.open(sys.argv[1]) as container:
+    with av.open(path) as container:
+        print("begun", flush=True)
         for stream in container.streams.audio:
             str(stream.codec_context.layout.name)
         str(next(container.decode(audio=0)).layout.name)
+try:
+    decode(sys.argv[1])
 except Exception:
     pass
+print("done", flush=True)
 """
 _LONGEST = 60.0  # seconds
 _HEAD = 1 << 20  # bytes, before the samples
@@ -71,9 +75,10 @@ def _is_survived(path: str, changed: int, size: int) -> bool:
     command = [sys.executable, "-c", _TRY, path]
     quiet = subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            command, stdin=quiet, stdout=quiet, stderr=quiet, env=where, timeout=_LONGEST, check=False
+        tried = subprocess.run(
+            command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, env=where, timeout=_LONGEST, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return True  # nobody can tell
-    return done.returncode == 0
+    # a process that could not even begin tells nothing; one may also be ended when all is done and let go of
+    return b"begun" not in tried.stdout or (b"done" in tried.stdout and tried.returncode == 0)

@@ -52,13 +52,14 @@ def still_window(items: Sequence[Item]) -> str:
     """What is said where nothing moves in the first or the last window among `items`, those of a video; else "". Raises
     DataError where it cannot be read."""
     media, line = items[0].source.media, items[0].source.timeline
-    for item in (items[0], items[-1]):
+    for item in items[:1] if len(items) == 1 else (items[0], items[-1]):
         if item.kind == "video" and item.window.count >= SHORTEST:
             picks = [item.picks[place] for place in (0, item.window.count // 3, 2 * item.window.count // 3, -1)]
             frames = read_frames(media, picks, _small(item)).astype(np.int16)
             if int(np.ptp(frames, axis=0).max()) <= STILL:
                 begin, end = (place / line.fps for place in (item.window.start, item.window.start + item.window.count))
-                return f"stands still from {begin:.1f} to {end:.1f} s, which is a window of its own"
+                alone = ", which is a window of its own" if len(items) > 1 else ""
+                return f"stands still from {begin:.1f} to {end:.1f} s{alone}"
     return ""
 
 

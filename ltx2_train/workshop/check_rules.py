@@ -94,7 +94,7 @@ def seen_in_training(validation: Sequence[tuple[str, FileFacts]], trained: Colle
     """Files of datasets for validation that are trained on as well."""
     for dataset, fact in validation:
         if fact.path in trained:
-            reason = "is trained on as well, and its loss tells what is known by heart"
+            reason = "is trained on as well, so a run that validates refuses it"
             yield Finding("amber", "duplicate", dataset, reason, "Take it out of one of the two.", fact.path)
 
 

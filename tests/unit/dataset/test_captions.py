@@ -204,6 +204,19 @@ def test_json_without_a_caption_is_named(tmp_path, text, words):
         ("['a fox runs']", "a value of Python; write the text alone"),
         *((text, "an entry of a list; leave its sign out") for text in ("- a fox", "1. a fox", "# a fox")),
         ("[00:01.00]a fox", "subtitles; leave the numbers and times out"),
+        ("a fox BREAK, a wolf", "a prompt with signs of other programs, which are words here; write plain words"),
+        *(
+            (text, "")
+            for text in (
+                'A sign that says "BREAK TIME" in red',
+                "A code editor shows __init__ method",
+                'A screen with "[name]" on it',
+                "[NAME] speaks",
+                "Here's a caption on screen: stop",
+                "Sure, a man stands there and reads a caption.",
+                "('80s style) a man dances ('90s)",
+            )
+        ),
         ("a fox runs and/or jumps. At 1:1.5 scale (a fox), [a wolf] | a break", ""),
         ("Error: CUDA out of memory", "an error of a program; write the caption"),
         ("a fox &amp; a wolf", "HTML; save its text alone"),

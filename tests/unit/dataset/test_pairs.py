@@ -236,6 +236,8 @@ def test_a_mask_in_a_channel_of_transparency_and_one_that_is_a_picture_are_told(
     assert said(clips, mask_directory="masks")[0] == (
         "1 masks have transparency, which is black; how bright their picture is counts, so save the mask itself: a.png"
     )
+    ramp[:, :, 3] = 255
+    Image.fromarray(ramp).save(clips / "masks" / "a.png")
     plan = plan_dataset(config(clips, mask_directory="masks"))
     kind = Masks(plan, CacheRecipe())
     told = [kind.make(job, kind.read(job, None), Bench(None, "cpu", Events())).remarks for job in kind.jobs()]
@@ -243,11 +245,11 @@ def test_a_mask_in_a_channel_of_transparency_and_one_that_is_a_picture_are_told(
         text for text in kind.notes({topic: {clips / "a.png": ""} for one in told for topic in one}) if "grey" in text
     )
     assert note == (
-        "1 masks are grey or coloured in more than a fifth, as a picture is: white is given, black is generated: a.png"
+        "1 masks are grey or coloured in more than half, as a picture is: white is given, black is generated: a.png"
     )
     soft = np.zeros((64, 64), np.uint8)
     soft[:, 32:] = 255
-    soft[:, 30:34] = 128
+    soft[:, 20:44] = np.linspace(0, 255, 24)
     Image.fromarray(soft).save(clips / "masks" / "a.png")
     plan = plan_dataset(config(clips, mask_directory="masks"))
     kind = Masks(plan, CacheRecipe())
