@@ -111,24 +111,34 @@ def colours(header: ImageHeader) -> tuple[str, ...]:
     return (f"colours of {header.profile}",) if header.profile else ()
 
 
-def read_image(
-    path: Path, size: tuple[int, int] | None = None, centre: tuple[float, float] = MIDDLE, rough: bool = False
-) -> np.ndarray:
+def read_image(path: Path, size: tuple[int, int] | None = None, centre: tuple[float, float] = MIDDLE) -> np.ndarray:
     """The picture as uint8 [H, W, 3]; with `size` (width, height) scaled to cover it and cropped around `centre`.
 
-    `rough` scales down fast and less smoothly, for a look at many pictures. Raises DataError.
+    Raises DataError.
     """
+    picture = _decoded(path)
+    return np.array(picture if size is None else _covering(picture, size, centre, None))
+
+
+def glances(path: Path, *wanted: tuple[tuple[int, int], tuple[float, float]]) -> list[np.ndarray]:
+    """As `read_image` for each (size, centre) that is `wanted`, from one decoding: fast and less smooth, for a look at
+    many pictures. Raises DataError."""
+    picture = _decoded(path, 4 * max(side for size, _ in wanted for side in size))
+    return [np.array(_covering(picture, size, centre, 2.0)) for size, centre in wanted]
+
+
+def _decoded(path: Path, least: int = 0) -> Any:
+    """A picture in RGB; with `least`, a JPEG of twice as many pixels a side is decoded at a part of its size."""
     from PIL import ImageOps
 
     with _opened(path) as image:
         if damage := why_damaged(path):
             raise DataError(f"{path} is damaged: {damage}. Save it again from its source, or remove it.", path)
-        if rough and size is not None:
-            image.draft(None, (4 * size[0], 4 * size[1]))
+        if least:
+            image.draft(None, (least, least))
         if image.mode == "F":
             _refuse_levels(path, np.asarray(image))
-        picture = _to_rgb(ImageOps.exif_transpose(image), _profile(image))
-        return np.array(picture if size is None else _covering(picture, size, centre, 2.0 if rough else None))
+        return _to_rgb(ImageOps.exif_transpose(image), _profile(image))
 
 
 def picture_doubts(path: Path) -> list[str]:

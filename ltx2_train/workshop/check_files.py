@@ -27,12 +27,12 @@ from ..errors import DataError
 from ..media.asked import OF_SOUND
 from ..media.buckets import cover
 from ..media.frames import BY_TIME
-from ..media.images import picture_doubts, read_image
+from ..media.images import picture_doubts
 from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
 from ..media.video import check_frames, read_frames
-from .check_looks import black_bars, still_window
+from .check_looks import black_bars, glance, still_window
 from .check_report import Finding, FindingLevel
 from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_whole, heard_of, of_reference_sounds
 
@@ -111,8 +111,12 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
     level, clipped, lost, short, damaged, loud, doubts = None, 0.0, 0.0, 0.0, 0, 0, []
     if item.kind != "audio":
         try:
-            first_frame = _first_frame(item).astype(np.float32)
-            looks = [("bars", black_bars(item)), ("still", still_window(items))]
+            if item.source.media.kind == "image":
+                thumb, used = glance(item, THUMB)
+            else:
+                thumb, used = read_frames(item.source.media, item.picks[:1], THUMB)[0], None
+            first_frame = thumb.astype(np.float32)
+            looks = [("bars", black_bars(item, used)), ("still", still_window(items))]
             doubts = picture_doubts(item.source.path) if item.kind == "image" else []
             if item.kind == "video" and not item.source.media.whole:
                 for picks in _ranges(items):
@@ -210,13 +214,6 @@ def _loud_track(item: Item) -> int:
         if rms_db(to_stereo(heard)) >= SILENCE_DB:
             return number
     return 0
-
-
-def _first_frame(item: Item) -> np.ndarray:
-    media = item.source.media
-    if media.kind == "image":
-        return read_image(media.path, THUMB, rough=True)
-    return read_frames(media, item.picks[:1], THUMB)[0]
 
 
 def _ranges(items: Sequence[Item]) -> list[range]:

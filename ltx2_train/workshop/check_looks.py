@@ -11,7 +11,8 @@ import numpy as np
 
 from ..dataset.augment import crop_centre
 from ..dataset.plan import Item
-from ..media.images import read_image
+from ..media.buckets import MIDDLE
+from ..media.images import glances, read_image
 from ..media.video import read_frames
 
 SIDE = 128  # pixels of the longer side that are looked at
@@ -26,15 +27,21 @@ STILL = 4  # of 255: more than what codecs make of a picture that stands still
 SHORTEST = 9  # frames of a window that is to move
 
 
-def black_bars(item: Item) -> str:
-    """What is said of the black bars of what is trained on of `item`, in words that follow its name, or "". Raises
-    DataError where it cannot be read."""
+def glance(item: Item, size: tuple[int, int]) -> list[np.ndarray]:
+    """The middle of a picture in `size`, and what is trained on of it, uint8 [H, W, 3]. Raises DataError."""
+    centre = crop_centre(item, item.dataset.entry)
+    return glances(item.source.path, (size, MIDDLE), (_small(item, GLANCE), centre))
+
+
+def black_bars(item: Item, used: np.ndarray | None = None) -> str:
+    """What is said of the black bars of what is trained on of `item`, in words that follow its name, or ""; `used` is
+    what `glance` gives of a picture. Raises DataError where it cannot be read."""
     size = _small(item)
     centre = crop_centre(item, item.dataset.entry)
-    if item.kind == "image":
-        if not _is_dim_at_edges(read_image(item.source.path, _small(item, GLANCE), centre, rough=True)):
+    if used is not None:
+        if not _is_dim_at_edges(used):
             return ""
-        frames = read_image(item.source.path, size, centre, rough=True)[None]
+        frames = read_image(item.source.path, size, centre)[None]
     else:
         frames = read_frames(item.source.media, item.picks[:1], size, centre)
     if not any(_bars(frames)):

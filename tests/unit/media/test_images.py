@@ -16,9 +16,10 @@ from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError
+from ltx2_train.media.buckets import MIDDLE
 from ltx2_train.media.coded_colours import picture_remark
 from ltx2_train.media.frame_folder import frame_files, probe_frame_folder
-from ltx2_train.media.images import image_header, read_image
+from ltx2_train.media.images import glances, image_header, read_image
 from ltx2_train.media.video import probe_media, read_frames
 
 # Colours of Display P3 and what they are in sRGB, which the matrices of the two standards give for gamma 2.2.
@@ -162,7 +163,8 @@ def test_a_rough_look_shows_the_same_picture(tmp_path):
     pixels = np.zeros((600, 900, 3), np.uint8)
     pixels[:, 450:] = (200, 120, 40)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
-    rough, smooth = (read_image(tmp_path / "a.jpg", (16, 16), rough=how).astype(int) for how in (True, False))
+    ((rough,), smooth) = glances(tmp_path / "a.jpg", ((16, 16), MIDDLE)), read_image(tmp_path / "a.jpg", (16, 16))
+    rough, smooth = rough.astype(int), smooth.astype(int)
     assert np.abs(rough - smooth).mean() < 1
 
 
