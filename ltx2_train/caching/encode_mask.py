@@ -33,7 +33,7 @@ from .encode import companion_settings
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
 
 THRESHOLD = 0.5
-BLACK, WHITE, GREY_SHARE = 1 / 8, 7 / 8, 0.5  # soft edges and compression leave less between black and white
+BLACK, WHITE, GREY_SHARE = 1 / 8, 3 / 4, 0.5  # soft edges and compression leave less between black and white
 BEHIND_END = "spans behind the end of their clips, which are not used"
 LIKE_A_PICTURE = "grey or coloured in more than half, as a picture is: white is given, black is generated"
 _GIVES = ""  # a part

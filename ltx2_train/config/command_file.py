@@ -19,7 +19,7 @@ _TO_SHELL = re.compile(
     re.IGNORECASE,
 )
 # what parts the statements of a line; quotes are matched first and so passed over
-_PARTS = re.compile(r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*')|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;""")
+_PARTS = re.compile(r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*'|\$\([^)]*\)|`[^`]*`)|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;""")
 # a command in quotes that is given to another shell
 _INNER = re.compile(
     r"""^\s*(?:\S*/)?(?:(?:ba|z)?sh\s+-\w*c|cmd(?:\.exe)?\s+/[ck])\s+(?P<quote>["'])(?P<inner>.*)(?P=quote)\s*$""", re.I
@@ -32,7 +32,9 @@ _ARRAY = re.compile(
     r"""^\s*(?:(?:export|local|declare(?:\s+-\w+)*)\s+)?\$?(?P<name>[A-Za-z_]\w*)\s*(?P<more>\+?)=\s*@?\((?P<inner>.*)$"""
 )
 # NAME=value before a command, for this command alone
-_FOR_ONE = re.compile(r"""^\s*(?P<name>[A-Za-z_]\w*)=(?P<value>"[^"]*"|'[^']*'|[^\s"']*)\s+(?=\S)""")
+_FOR_ONE = re.compile(
+    r"""^\s*(?P<name>[A-Za-z_]\w*)=(?P<value>"[^"]*"|'[^']*'|(?:\$\([^)]*\)|`[^`]*`|(?!\$\()[^\s"'`])*)\s+(?=\S)"""
+)
 _USED_ARRAY = re.compile(r""""?\$\{(?P<a>\w+)\[[@*]\]\}"?|(?<!\S)@(?P<b>[A-Za-z_]\w*)(?!\S)""")
 _VARIABLE = re.compile(
     r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?-(?P<default>[^}]*))?\}|%(?P<c>\w+)%|\$(?P<d>[A-Za-z_]\w*)|!(?P<e>[A-Za-z_]\w*)!"
@@ -72,13 +74,14 @@ class Command:
 class _Variables(dict[str, str]):
     """What a script sets; `before` holds other values that a name may have, since a condition decides.
 
-    `undecided`: what is set now is set under a condition.
+    `undecided`: what is set now is set under a condition. `lacks`: of a name, what its value uses and is not set.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[str, list[str]] = {}
         self.undecided = False
+        self.lacks: dict[str, list[str]] = {}
 
     def __setitem__(self, name: str, value: str) -> None:
         if not self.undecided:
@@ -148,26 +151,37 @@ def _without_files(text: str, told: list[str]) -> str:
 
 
 def _read_statement(
-    statement: str, arrays: Mapping[str, str], variables: dict[str, str], missing: list[str]
+    statement: str, arrays: Mapping[str, str], variables: _Variables, missing: list[str]
 ) -> Command | None:
-    """The command of a statement, or None where it sets variables (which are added to `variables`) or has no word."""
+    """The command of a statement, or None where it sets variables (which are added to `variables`) or has no word.
+
+    What it uses and is not set is added to `missing` where it may train.
+    """
     statement = _BRANCH.sub("", statement)
     while (one := _FOR_ONE.match(statement)) is not None:
-        variables[one["name"]] = _insert(one["value"].strip("\"'"), variables, missing)
+        _assign(one, variables)
         statement = statement[one.end() :]
     assignment = _ASSIGNMENT.match(statement)
     if assignment is not None and not statement.lstrip().startswith("-"):
-        variables[assignment["name"]] = _insert(assignment["value"].strip("\"'"), variables, missing)
+        _assign(assignment, variables)
         return None
-    whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", statement))
-    words = _unredirected(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, missing)))
+    whole, lacked = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", statement)), list[str]()
+    words = _unredirected(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, lacked)))
     if not words:
         return None
     plain = [_plain(word) for word in words]
     command = _command(plain)
     command.cut_short = whole != statement
     command.is_script = command.program not in _OF_PYTHON and any(one.endswith(".py") or one == "-m" for one in plain)
+    if command.is_script or command.program in ("", "simpletuner"):
+        missing += lacked
     return command
+
+
+def _assign(found: re.Match[str], variables: _Variables) -> None:
+    lacked: list[str] = []
+    variables[found["name"]] = _insert(found["value"].strip("\"'"), variables, lacked)
+    variables.lacks[found["name"]] = lacked
 
 
 def _statements(line: str) -> Iterator[tuple[str, bool]]:
@@ -231,7 +245,7 @@ def _whole_lines(text: str, told: list[str]) -> Iterator[str]:
             )
         why_ended = _why_ended(raw, number)
         joined = open_line or bool(_FLAG.match(line.strip()))
-        open_line = line.endswith(("\\", "^", "`")) and not line.endswith(('"\\', "\\\\"))
+        open_line = _goes_on(line) and not line.endswith(('"\\', "\\\\"))
         line = line[:-1].rstrip() if open_line else line
         line = _without_remark(line)
         if (array := _ARRAY.match(f"{whole} {line}" if joined and whole else line)) is not None:
@@ -252,20 +266,26 @@ def _without_remark(line: str) -> str:
     return _BEHIND_REMARK.sub(lambda found: found[1] or "", line)
 
 
+def _goes_on(line: str) -> bool:
+    """Whether a line ends in a sign that continues it; two backticks are the command of bash between them."""
+    return line.endswith(("\\", "^")) or (line.endswith("`") and line.count("`") % 2 == 1)
+
+
 def _why_ended(line: str, number: int) -> str:
     """Why a shell ends a command with a line, which is the `number`th; "" where it goes on."""
     if _without_remark(line) != line:
         return f"a remark stands in line {number}"
-    if not line.rstrip().endswith(("\\", "^", "`")):
+    if not _goes_on(line.rstrip()):
         return f"line {number} has no sign at its end that continues it"
     return "" if line == line.rstrip() else f"a blank stands behind the last sign of line {number}"
 
 
-def _insert(text: str, variables: dict[str, str], missing: list[str]) -> str:
+def _insert(text: str, variables: _Variables, missing: list[str]) -> str:
     def value(match: re.Match[str]) -> str:
         name = match["a"] or match["b"] or match["c"] or match["d"] or match["e"]
         for known, inner in variables.items():
             if known.lower() == name.lower():
+                missing.extend(variables.lacks.get(known, ()))
                 return inner
         if match["default"] is not None:
             return match["default"]
@@ -330,8 +350,9 @@ def _program(words: list[str]) -> tuple[str, list[str]]:
 def _launcher(words: list[str]) -> list[str]:
     """The flags given to accelerate; `--mixed_precision` is said a second time by the script itself."""
     flags: list[str] = []
+    begin = next((number for number, word in enumerate(words) if "accelerate" in word), len(words))
     for number, word in enumerate(words):
-        if word == "-m" or not word.startswith("--"):
+        if number < begin or word == "-m" or not word.startswith("--"):
             continue
         following = words[number + 1] if number + 1 < len(words) else ""
         value = [following] if following and not following.startswith("-") and "=" not in word else []

@@ -75,7 +75,8 @@ _FORMS = (
             r"^((I['\u2019]m|I am) (really |very )?sorry,? (but )?)?"
             r"(I (cannot|can['\u2019]t)|I(['\u2019]m| am) (unable|not able) to) "
             r"((assist|help)( you)? with (that|this|identifying)\b|(describe|view|see|provide|analyze|process)\b.*"
-            r"\b(image|video|picture|photo|content|clip|description|caption|request)s?\b)|^As an AI\b",
+            r"\b(image|video|picture|photo|content|clip|description|caption|request)s?\b)"
+            r"|^As an AI( language)? (model|assistant|system)\b",
             re.IGNORECASE,
         ),
         "the refusal of a captioner",

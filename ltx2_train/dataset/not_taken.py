@@ -21,7 +21,9 @@ RENAME = "holds sound alone and has the ending of a video; give it the ending of
 A_LIST = "is a list of media by its name, and a folder does not read it"
 NO_MEDIUM, ALONE = "is not a medium", "is a caption without its medium"
 _KINDS = {ending: kind for kind, endings in reversed(MEDIA_SUFFIXES.items()) for ending in endings}
+OTHER_TEXT = "is text beside a medium, and caption_extension names another ending"
 SETTINGS = frozenset((".toml",))  # which may well lie beside the media they are about
+ABOUT = frozenset(("readme", "license", "licence", "credits", "changelog"))  # of the folder itself
 
 
 def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[str]:
@@ -73,6 +75,7 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
     endings, kinds = _caption_endings(entries), {entry.kind for entry in entries}
     media: dict[str, set[str]] = {}  # names of media, however they are written
     captions: dict[str, dict[Path, str]] = {}
+    texts: list[Path] = []
     for path in _within(folder, folder, any(entry.recursive for entry in entries), named):
         if not readable(path.name):
             if _kind(path) not in kinds:  # of those there is more to be said
@@ -85,17 +88,20 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
             media.setdefault(name_key(stem), set()).add(stem)
             if (unread := unread_kind(path)) and unread[0] not in kinds:
                 yield path, f"is {unread[1]}"
-        elif is_list(path):
-            yield path, A_LIST
-        elif not is_ours(path) and path.suffix.lower() not in SETTINGS:
-            yield path, NO_MEDIUM
+        elif path.suffix.lower() in (".txt", ".caption"):
+            texts.append(path)
+        elif not (is_ours(path) or path.suffix.lower() in SETTINGS or _is_about(path) or is_dir(path)):
+            yield path, A_LIST if is_list(path) else NO_MEDIUM
+    for path in texts:
+        if (beside := name_key(str(path.with_suffix(""))) in media) or not (_is_about(path) or is_dir(path)):
+            yield path, OTHER_TEXT if beside else NO_MEDIUM
     for key, paths in captions.items():
         exact = [path for path, stem in paths.items() if stem in media.get(key, ())]
         for path in paths:
             if key not in media and _kind(stem := Path(paths[path])) and name_key(str(stem.with_suffix(""))) in media:
                 right = stem.stem + path.name[len(stem.name) :]
                 yield path, f"is a caption with the ending of its medium in its name; call it {right}"
-            elif key not in media:
+            elif key not in media and not (_is_about(path) or is_dir(path)):
                 yield path, ALONE
             elif exact and path not in exact:
                 yield path, f"is a caption beside {exact[0].name}, which has the very name of the medium"
@@ -133,15 +139,21 @@ def unreached(
         if not (reached and (kind in kinds or path.suffix.lower() in beside)) and is_file(path):
             unlike = reached and kind == "video" and kinds == {"audio"}  # as an MP4 with a voice is
             yield path, SOUND_ALONE if unlike and is_sound_alone(path) else kind, reached
-    yield from ((path, LONE_CAPTION, False) for path, key in captions.items() if key not in media)
+    for path, key in captions.items():
+        if key not in media and not (_is_about(path) or is_dir(path)):
+            yield path, LONE_CAPTION, False
+
+
+def _is_about(path: Path) -> bool:
+    return path.stem.lower() in ABOUT
 
 
 def _within(folder: Path, part: Path, recursive: bool, named: Collection[Path]) -> Iterator[Path]:
-    """The files in `part` of `folder`, but for those of runs and of places below it that are `named` by themselves."""
+    """What lies in `part` of `folder`, folders too, but for what is of runs or in places below it that are `named`."""
     inside = {place for place in named if folder.absolute() in place.parents}
     runs: dict[Path, bool] = {}
     for path, problem in below(part, recursive):
-        if problem or is_dir(path):
+        if problem:
             continue
         if inside and not inside.isdisjoint((own := path.absolute(), *own.parents)):
             continue

@@ -110,13 +110,11 @@ class CheckReport:
                 if finding.level == level:
                     rules.setdefault((finding.rule, finding.remedy, finding.path is None), []).append(finding)
             for (rule, *_), group in rules.items():
-                lines += [
-                    f"{level.upper():5}  {rule:16} {finding.text(several)}" for finding in group[:SHOWN_OF_A_RULE]
-                ]
-                if len(group) > SHOWN_OF_A_RULE:
-                    names = ", ".join(
-                        finding.path.name if finding.path else finding.dataset for finding in group[SHOWN_OF_A_RULE:]
-                    )
+                # of a whole dataset each says something else
+                shown = SHOWN_OF_A_RULE if group[0].path is not None else len(group)
+                lines += [f"{level.upper():5}  {rule:16} {finding.text(several)}" for finding in group[:shown]]
+                if len(group) > shown:
+                    names = ", ".join(finding.path.name for finding in group[shown:] if finding.path)
                     lines.append(f"{level.upper():5}  {rule:16} and {len(group) - SHOWN_OF_A_RULE} more: {names[:200]}")
         return "\n".join(lines)
 

@@ -105,6 +105,32 @@ def test_what_no_condition_decides_is_taken_and_what_trains_nothing_is_no_note(t
     assert made.translation.tables["lora"]["rank"] == 16
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GPU=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)\n",
+        'DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"\ncd "$DIR"\n',
+        "export PYTHONPATH=$PWD/src:$PYTHONPATH\nHF=$HOME/x\n",
+        "if %ERRORLEVEL% NEQ 0 exit /b %ERRORLEVEL%\n",
+        "conda run -n ltx --no-capture-output ",
+        "case a in a) ",
+    ],
+)
+def test_what_reaches_no_setting_is_not_asked_for(tmp_path, line):
+    written(tmp_path, "d.toml", DATASET)
+    end = " ;;\nesac\n" if line.startswith("case") else "\n"
+    made = import_settings(written(tmp_path, "run.sh", f"{line}{TRAIN} --network_dim 16{end}"))
+    assert (made.problems, made.notes) == ([], [])
+    assert made.translation.tables["lora"]["rank"] == 16
+
+
+@pytest.mark.parametrize("value", ["out_$(date +%F)", "out_`date +%F`", "$HOME/out"])
+def test_what_a_variable_lacks_is_asked_for_where_it_reaches_a_setting(tmp_path, value):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"OUT={value}\n{TRAIN} --output_dir $OUT\n"))
+    assert made.problems
+
+
 def test_a_file_that_a_script_writes_is_told(tmp_path):
     written(tmp_path, "d.toml", DATASET)
     script = f"cat > d.toml <<EOF\n[general]\nresolution = 96\nEOF\n{TRAIN} --network_dim 16\n"

@@ -127,3 +127,18 @@ def test_a_voice_with_the_ending_of_a_video_is_told_as_what_it_is(tmp_path):
     why = "holds sound alone and has the ending of a video"
     assert said == f"clips: b.mp4 is not used: it {why}; give it the ending of a sound, as .m4a or .mka."
     assert [one.reason for one in check_dataset(config).findings if one.path and one.path.name == "b.mp4"] == [why]
+
+
+def test_texts_about_a_folder_are_not_told_and_other_texts_of_media_as_that(tmp_path):
+    media.write_image(tmp_path / "p" / "a.png", 64, 64, caption=None)
+    for name in ("a.caption", "a.txt", "README.txt", "LICENSE", "stray.txt"):
+        (tmp_path / "p" / name).write_text("a fox")
+    (tmp_path / "p" / "deep.txt").mkdir()
+    entry = {"image_directory": "p", "caption_extension": ".caption", "cache_directory": "c"}
+    events = Told()
+    plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path), events)
+    heard = [text for text in events.texts if "not used" in text]
+    assert heard == [
+        "p: a.txt is not used: it is text beside a medium, and caption_extension names another ending.",
+        "p: stray.txt is not used: it is not a medium.",
+    ]
