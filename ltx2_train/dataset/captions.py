@@ -20,101 +20,12 @@ EMPTY_IN_LIST = "an empty one in its list of captions is left out"
 # looks like.
 NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _LFS_POINTER = "version https://git-lfs."
-# What a caption is that nobody wrote as one, told by how it begins or by a mark in it, and what to do.
-_FORMS = (
-    (re.compile(r"^\{\\rtf\d"), "rich text (RTF)", "save it as plain text"),
-    (re.compile(r"\d\d:\d\d[.,]\d{3} --> |^\[\d\d:\d\d\.\d\d\d?\]"), "subtitles", "leave the numbers and times out"),
-    (re.compile(r'^[{\[]\s*[{"].*[}\]]$'), "JSON", "write the text alone"),
-    (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
-    (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
-    (re.compile(r"^[\[({]\s*'(?:[^']*'\s*[\])}]|.*'\s*[,:].*[\])}])$"), "a value of Python", "write the text alone"),
-    (
-        re.compile(r"^(?:https?://\S+|(?:[A-Za-z]:)?[^\s\"']*[\\/][^\s\"']*\.\w{2,4})$"),
-        "a path or an address",
-        "write the caption",
-    ),
-    (re.compile(r"^(?:[-*\u2022]|#+|\d{1,2}[.)]) "), "an entry of a list", "leave its sign out"),
-    (re.compile("\ufffd"), "text that lost letters when it was saved", "write them again"),
-    (
-        # within a word, since a capital may well stand before a quotation mark or a sign
-        re.compile("(?<=[a-z])[\xc2\xc3][\x80-\xbf]|[\xc2\xc3][\x80-\xbf](?=[a-z])|\xe2\u20ac"),
-        "UTF-8 that was taken for another encoding and saved",
-        "write it anew",
-    ),
-    (
-        re.compile(
-            r"</?think>|<\|\w+\|>|<(start|end)_of_(turn|image)>|<(bos|eos|pad|unk|image_soft_token)>|</?s>|\[/?INST\]|```"
-        ),
-        "the inner words of a captioner",
-        "leave them out",
-    ),
-    (
-        re.compile(
-            r"^(assistant|caption|output|response):\s"
-            r"|^((sure|certainly|of course|absolutely)[!,.] )?here(['\u2019]s| is) (a|an|the|your)\b[^.:]*"
-            r"\b(caption|description)( (for|of) (the|this|your) \w+)?:",
-            re.IGNORECASE,
-        ),
-        "the talk of a captioner around its caption",
-        "leave the caption alone",
-    ),
-    (
-        re.compile(r"^(?:nan|none|null|undefined|n/a|todo|no caption)\.?$", re.IGNORECASE),
-        "what a program writes for nothing",
-        "write the caption",
-    ),
-    (re.compile(r"^(\w*Error: |Traceback )"), "an error of a program", "write the caption"),
-    (
-        re.compile(r"&(amp|nbsp|lt|gt|quot|apos|#\d+);|</?(p|br|div|span|strong|em)\b[^<>]*>", re.I),
-        "HTML",
-        "save its text alone",
-    ),
-    (re.compile(r"<{7} |>{7} |(?:^| )={7} "), "two versions of a text that git could not join", "keep one"),
-    (
-        re.compile(
-            r"^((I['\u2019]m|I am) (really |very )?sorry,? (but )?)?"
-            r"(I (cannot|can['\u2019]t)|I(['\u2019]m| am) (unable|not able) to) "
-            r"((assist|help)( you)? with (that|this|identifying)\b|(describe|view|see|provide|analyze|process)\b.*"
-            r"\b(image|video|picture|photo|content|clip|description|caption|request)s?\b)"
-            r"|^As an AI( language)? (model|assistant|system)\b",
-            re.IGNORECASE,
-        ),
-        "the refusal of a captioner",
-        "write the caption",
-    ),
-)
-# The same of marks that may well be seen in a picture: what is quoted is passed over.
-_QUOTED = re.compile(r"\"[^\"]*\"|\u201c[^\u201d]*\u201d")
-_SIGNS = (
-    (
-        re.compile(r"\[(?:[Tt]rigger|TRIGGER|name|filewords)\]|[{<](trigger|caption|token)[}>]|\{\{\w+\}\}"),
-        "a placeholder, and nothing fills it in",
-        "take it out; trigger_word puts a word before each caption",
-    ),
-    (
-        re.compile(
-            r"<lora:|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}|\|\|\||, BREAK\b|\bBREAK,"
-            r"|(?<!\S)__(?!(?:init|main|name|file|call|str|repr|len|iter|next|new|del|dict|doc|all)__)\w+__(?!\w)"
-            r"|\bNegative prompt: |\bSteps: \d+, Sampler: "
-        ),
-        "a prompt with signs of other programs, which are words here",
-        "write plain words",
-    ),
-)
 
 
 def read_caption(path: Path) -> tuple[str, str | None]:
     """The first caption in `path` and a warning, as `read_captions`."""
     captions, warning = read_captions(path)
     return captions[0], warning
-
-
-def odd_form(caption: str) -> str:
-    """What a caption looks like that was hardly meant to be one, and what to do; or ""."""
-    plain = _QUOTED.sub("", caption)
-    found = [(what, mend) for form, what, mend in _FORMS if form.search(caption)]
-    found += [(what, mend) for form, what, mend in _SIGNS if form.search(plain)]
-    return f"looks like {found[0][0]}; {found[0][1]}" if found else ""
 
 
 def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = None) -> tuple[list[str], str | None]:
@@ -135,8 +46,7 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
         raise DataError(f"The caption {path} cannot be read: {error.strerror or error}.", path) from error
     text, warning = decode_text(data)
     text = text.lstrip("\ufeff")  # a second mark, as two programs in a row leave it
-    if NOT_TEXT.search(text):
-        raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
+    _require_text(path, text)
     if text.startswith(_LFS_POINTER):
         raise DataError(
             f"The caption {path.name} is a Git LFS pointer, not the text. Fetch the files themselves (git lfs pull).",
@@ -188,9 +98,24 @@ def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
     for one in values:
         if not isinstance(one, str):
             raise DataError(f"The caption {path.name} holds {one!r} where the caption should be. Write text.", path)
-        if NOT_TEXT.search(one) or not readable(one):
+        if not readable(one):
             raise DataError(f"The caption {path.name} is not text. Write it anew, and save it as UTF-8.", path)
+        _require_text(path, one)
     return values
+
+
+def _require_text(path: Path, text: str) -> None:
+    """Raise DataError where `text` of the caption `path` holds what no text does."""
+    if not (found := NOT_TEXT.search(text)):
+        return
+    seen = f"U+{ord(found[0]):04X}"
+    if "\0" in text:
+        reason = "is not text. Write it anew, and save it as UTF-8."
+    elif found[0] > "\x7f" and text[: found.start()][-1:] >= "\xc2":
+        reason = f"is UTF-8 that was taken for another encoding and saved ({seen} in it is no letter). Write it anew."
+    else:
+        reason = f"holds a control character ({seen}) and is not text. Take it out, or write the caption anew."
+    raise DataError(f"The caption {path.name} {reason}", path)
 
 
 def decode_text(data: bytes) -> tuple[str, str | None]:

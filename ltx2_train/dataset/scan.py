@@ -15,12 +15,13 @@ from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from ..paths import is_run_folder
 from .cache_names import CAPTION, FLIPPED
-from .captions import NOT_TEXT, distinct_captions, odd_form, parse_replacement, read_captions, rewrite, says_something
+from .captions import NOT_TEXT, distinct_captions, parse_replacement, read_captions, rewrite, says_something
 from .companions import folders_beside
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
 from .lists import MediaFile, Skipped, read_list
+from .odd_captions import odd_form
 
 __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "NothingLeft", "find_media", "unread_kind", "with_captions"]
 

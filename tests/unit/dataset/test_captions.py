@@ -5,8 +5,9 @@ import codecs
 import media
 import pytest
 
-from ltx2_train.dataset.captions import odd_form, read_caption, read_captions, rewrite, with_trigger
+from ltx2_train.dataset.captions import read_caption, read_captions, rewrite, with_trigger
 from ltx2_train.dataset.dataset_file import DatasetConfig
+from ltx2_train.dataset.odd_captions import odd_form
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
 
@@ -315,3 +316,101 @@ def test_capitals_before_signs_are_no_wrong_encoding(text):
 @pytest.mark.parametrize("text", ["un café noir", "el niño", "Käfer", "it’s"])
 def test_a_caption_that_was_encoded_twice_is_told(text):
     assert "taken for another encoding" in odd_form(text.encode().decode("cp1252"))
+
+
+@pytest.mark.parametrize(
+    ("caption", "what"),
+    [
+        *(
+            (text, "the refusal of a captioner")
+            for text in (
+                "Sorry, I can't help with that.",
+                "Unfortunately, I cannot help.",
+                "I'm unable to identify people in images. She wears red.",
+                "I don't have the ability to view videos.",
+                "There is no video attached.",
+                "Please upload the image you would like me to describe.",
+                "I cannot describe",
+                "Als KI kann ich das nicht sehen.",
+                "Lo siento, pero no puedo describir esta imagen.",
+                "К сожалению, я не могу описать это видео.",
+                "抱歉，我无法描述这个视频。",
+                "申し訳ありませんが、説明できません。",
+            )
+        ),
+        ("Describe this video in detail.", "what a captioner is asked"),
+        ("Write a detailed caption for this video", "what a captioner is asked"),
+        ("You are a helpful assistant. user: describe. assistant: a fox", "the talk with a captioner"),
+        *(
+            (text, "text with the escapes of a program")
+            for text in ("a fox\\nruns", 'a \\"red\\" fox', "the fox\\u2019s tail", "caf\\xe9", "a%20fox")
+        ),
+        ("b'a fox'", "a value of Python"),
+        ('caption = "a fox"', "a line of settings"),
+        ("[caption] text=a fox", "a line of settings"),
+        ("a.mp4,a fox runs", "a line of a list of files"),
+        ("Dialogue: 0,0:00:00.00,0:00:01.00,a fox", "subtitles"),
+        ("WEBVTT a fox", "subtitles"),
+        ("**Caption:** a fox", "Markdown"),
+        ("a **red** fox", "Markdown"),
+        ("????", "text that lost letters"),
+        ("IMG_2034", "the name of a file"),
+        ("my fox.mp4", "the name of a file"),
+        ("TODO: write it", "what a program writes for nothing"),
+        ("...", "signs alone, without a word"),
+        *(
+            (text.encode().decode(page, "ignore"), "UTF-8 that was taken for another encoding")
+            for text, page in (
+                ("狐狸在雪地里奔跑", "cp1252"),
+                ("狐狸在雪地里奔跑着", "gbk"),
+                ("лиса бежит по снегу", "cp1252"),
+                ("лиса бежит по снегу", "cp1251"),
+            )
+        ),
+    ],
+)
+def test_what_programs_leave_in_captions_is_told(caption, what):
+    assert odd_form(caption).startswith(f"looks like {what}")
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "I'm sorry, he says",
+        "I can't help it",
+        "I cannot describe how happy she is",
+        "There is no image on the screen",
+        "Please send the picture, she says",
+        "Describe the fox to her, she nods",
+        "Als Kind läuft er",
+        "Todo el mundo baila",
+        "None of them sees the fox",
+        "What??? he shouts",
+        "f**k and s**t, 2 ** 3",
+        "He types C:\\new\\temp into a box",
+        "AC\\DC on a shirt",
+        "A file named fox.mp4 on a screen",
+        "img 2",
+        "\U0001f98a",
+        "été à l'hôtel — “très” ‘bien’… 500€–600€",
+        "Ёлка и ёж, її їжак, Різдво",
+        "繁體字測試，狐狸在雪地裡奔跑的時候非常開心",
+        "漢字仮名交じり文、雪の中を走る狐",
+        "여우가 눈 속을 달린다",
+        "Việt Nam đường phố, źdźbło żółć, Größe",
+    ],
+)
+def test_a_right_caption_is_told_nothing(caption):
+    assert odd_form(caption) == ""
+
+
+def test_what_keeps_a_caption_from_being_text_is_told(tmp_path):
+    path = tmp_path / "a.txt"
+    for text, words in (
+        ("he says â€œrunsâ€\x9d", r"UTF-8 that was taken for another encoding and saved \(U\+009D"),
+        ("a fox\x1a", r"holds a control character \(U\+001A\)"),
+        ("a\0f\0", "is not text. Write it anew"),
+    ):
+        path.write_bytes(text.encode())
+        with pytest.raises(DataError, match=words):
+            read_caption(path)
