@@ -174,7 +174,7 @@ _PAGES = (
         ),
     ),
     ("cp1251", re.compile("[\xa0-\xbb\u0401-\u045f\u0490\u0491\u2010-\u203a\u20ac\u2116\u2122]{4,}")),
-    ("gbk", re.compile("[\u3100-\u312f\u3400-\u9fff]{6,}")),
+    ("gbk", re.compile("[\u3100-\u312f\u3400-\u9fff]{8,}")),
 )
 
 
