@@ -18,9 +18,9 @@ import torch
 from ..dataset.augment import GREY, crop_centre, same_shape
 from ..dataset.cache_names import AUDIO_MASK_SUFFIX, MASK_SUFFIX
 from ..dataset.dataset_file import DatasetSettings
+from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import Item
 from ..dataset.reference import frames_beside, line_beside, probe_companion
-from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError
 from ..files import parse_json
 from ..media.buckets import MIDDLE, cover

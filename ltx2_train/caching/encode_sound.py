@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..dataset.cache_names import AUDIO_SUFFIX
+from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import DatasetPlan, Item
-from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import source_stat
 from ..device import DTYPE_NAMES, DTYPES
 from ..errors import DataError, OutOfMemory

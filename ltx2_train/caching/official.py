@@ -39,7 +39,8 @@ from ..dataset.entry import (
     numbered_caches,
     numbered_folder,
 )
-from ..dataset.scan import SHOWN_AT_MOST, Skipped
+from ..dataset.notes import SHOWN_AT_MOST
+from ..dataset.scan import Skipped
 from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.cache_names import TEXT_SUFFIX
+from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import DatasetPlan
-from ..dataset.scan import SHOWN_AT_MOST
 from ..dataset.sources import content_change, content_hash
 from ..errors import CacheError, RunError
 from ..events import Events

@@ -35,6 +35,7 @@ from .entry_types import wrong_types
 from .foreign_keys import translate
 from .idle_entries import idle_entries, idle_of, settled
 from .manifest import dataset_table, is_manifest
+from .notes import DataNote
 from .simpletuner import is_backends, read_backends
 
 __all__ = ["DatasetConfig", "DatasetRef", "DatasetSettings", "SharedSettings"]
@@ -43,10 +44,10 @@ __all__ = ["DatasetConfig", "DatasetRef", "DatasetSettings", "SharedSettings"]
 class DatasetConfig(Settings):
     """A whole dataset file. After validation each dataset holds its final values; `general` stays for the record.
 
-    `notes` are sentences on keys that were read otherwise than written.
+    `notes` are sentences on keys that were read otherwise than written, or that have no effect ("idle").
     """
 
-    _notes: tuple[str, ...] = PrivateAttr(())
+    _notes: tuple[DataNote, ...] = PrivateAttr(())
 
     general: SharedSettings = Field(default_factory=SharedSettings, description="Values for every dataset.")
     datasets: tuple[DatasetSettings, ...] = Field(default=(), description="What is trained on.")
@@ -84,7 +85,7 @@ class DatasetConfig(Settings):
         return self
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[DataNote, ...]:
         return self._notes
 
     @property
@@ -103,16 +104,19 @@ class DatasetConfig(Settings):
         Raises DataError where the file is missing or not TOML, ConfigError where a setting is wrong.
         """
         path = Path(path)
-        table = load_table(path)
+        table, notes = load_table(path), list[DataNote]()
         if is_backends(table):
             found = read_backends(table, folder=path.absolute().parent)
             if found.problems:
                 raise ConfigError(refusal_text(str(path), found.problems))
-            table = without_idle(found.table)[0]
+            table, notes = without_idle(found.table)
+            notes = [*(DataNote("idle", note) for note in found.notes), *notes]
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table with [[datasets]], got {type(table).__name__}.")
         folder = path.absolute() if path.is_dir() else path.absolute().parent
-        return cls.from_table(table, folder, source=str(path), foreign=foreign or is_record(path))
+        config = cls.from_table(table, folder, source=str(path), foreign=foreign or is_record(path))
+        config._notes = (*notes, *config._notes)
+        return config
 
     @classmethod
     def from_table(
@@ -128,7 +132,7 @@ class DatasetConfig(Settings):
 
         `alike` and `quiet`: see idle_entries; `foreign`: see read.
         """
-        notes: list[str] = []
+        notes: list[DataNote] = []
         given = table
         if is_manifest(table):
             table, notes = dataset_table(table, source)
@@ -168,12 +172,12 @@ class DatasetConfig(Settings):
         return tomli_w.dumps(table)
 
 
-def without_idle(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def without_idle(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[DataNote]]:
     """The table of a dataset file in our words without settings that have no effect, and a note on each.
 
     For files of other programs, which carry settings of ways that they do not go. What is wrong otherwise stays.
     """
-    out, notes = dict(table), list[str]()
+    out, notes = dict(table), list[DataNote]()
     try:
         config = DatasetConfig.model_validate(table)
     except ValidationError:
@@ -183,7 +187,7 @@ def without_idle(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         own = dict(out[key][ref.index])
         for one in idle_of(ref.entry):
             if own.pop(one.setting, None) is not None:
-                notes.append(f"{ref.name}.{one.setting} has no effect: {one.reason}.")
+                notes.append(DataNote("idle", f"{ref.name}.{one.setting} has no effect: {one.reason}."))
         out[key] = [own if index == ref.index else entry for index, entry in enumerate(out[key])]
     return out, notes
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..foreign import row_of
 from .entry import SOURCE_KEYS, DatasetSettings, SharedSettings
 from .entry_types import LISTS
+from .notes import DataNote
 
 # the sections of a run file; a test holds them together
 RUN_SECTIONS = (
@@ -23,12 +24,12 @@ RUN_SECTIONS = (
 )  # fmt: skip
 
 
-def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[DataNote], list[str]]:
     """The table of a dataset file in the words of our settings, notes on keys that changed or went, and what is wrong.
 
     Parts of a wrong type are left as they are for validation to name.
     """
-    notes: list[str] = []
+    notes: list[DataNote] = []
     problems: list[str] = []
     out = dict(table)
     for key in table:
@@ -51,7 +52,7 @@ def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list
     return out, notes, problems
 
 
-def _without_subsets(entry: Any, notes: list[str], problems: list[str]) -> list[Any]:
+def _without_subsets(entry: Any, notes: list[DataNote], problems: list[str]) -> list[Any]:
     """kohya's datasets hold subsets, each a folder with settings of its own."""
     subsets = entry.get("subsets") if isinstance(entry, Mapping) else None
     if not isinstance(subsets, (list, tuple)) or not subsets or not all(isinstance(one, Mapping) for one in subsets):
@@ -63,11 +64,11 @@ def _without_subsets(entry: Any, notes: list[str], problems: list[str]) -> list[
             f"{', '.join(sorted(own))}: a dataset has it and subsets with media of their own, which would stand in its "
             "place. Give each folder a [[datasets]] of its own."
         )
-    notes.append(f"{len(subsets)} [[datasets.subsets]] are read as datasets.")
+    notes.append(DataNote("settings", f"{len(subsets)} [[datasets.subsets]] are read as datasets."))
     return [{**shared, **one} for one in subsets]
 
 
-def _entry(entry: Mapping[str, Any], where: str, notes: list[str], problems: list[str]) -> dict[str, Any]:
+def _entry(entry: Mapping[str, Any], where: str, notes: list[DataNote], problems: list[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for key, value in entry.items():
@@ -79,9 +80,9 @@ def _entry(entry: Mapping[str, Any], where: str, notes: list[str], problems: lis
             if row.run:
                 problems.append(f"{where}.{key}: belongs to the run file, where it is {row.run}.")
             elif row.no_effect:
-                notes.append(f"{where}.{key} has no effect: {row.no_effect}.")
+                notes.append(DataNote("idle", f"{where}.{key} has no effect: {row.no_effect}."))
             elif row.unused(value):
-                notes.append(f"{where}.{key} has no effect: it is off.")
+                notes.append(DataNote("idle", f"{where}.{key} has no effect: it is off."))
             else:
                 problems.append(f"{where}.{key}: is not read: {row.instead}.")
             continue
@@ -92,7 +93,7 @@ def _entry(entry: Mapping[str, Any], where: str, notes: list[str], problems: lis
             problems.append(f"{where}.{origin[name]} and {where}.{key} are the same setting; keep one.")
             continue
         if name != key:
-            notes.append(f"{where}.{key} is read as {name}.")
+            notes.append(DataNote("settings", f"{where}.{key} is read as {name}."))
         out[name], origin[name] = value, key
     return out
 

@@ -12,7 +12,8 @@ from .companions import Stems, folders_beside, sound_endings
 from .entry import DatasetRef, DatasetSettings
 from .layouts import is_ours
 from .lists import MediaFile
-from .scan import MEDIA_SUFFIXES, SHOWN_AT_MOST
+from .notes import DataNote
+from .scan import MEDIA_SUFFIXES
 
 NO_MEDIUM = "have no medium of their name"
 OTHER_KIND = "are of a kind that is not read there, and not used"
@@ -93,14 +94,13 @@ def _why(path: Path, folder: Path, role: _Role) -> str:
     return OTHER_CASE if name_key(path.stem) in beside else IN_SUB_FOLDER
 
 
-def idle_sentences(files: Iterator[IdleFile]) -> Iterator[str]:
-    """A sentence for each folder and reason, with the names of the first files."""
+def idle_sentences(files: Iterator[IdleFile]) -> Iterator[DataNote]:
+    """A sentence for each folder and reason, with the names of the files."""
     groups: dict[tuple[Path, str, str], list[IdleFile]] = {}
     for one in files:
         groups.setdefault((one.folder, one.role, one.reason), []).append(one)
     for (folder, role, reason), these in groups.items():
         names = sorted(one.path.relative_to(folder).as_posix() for one in these)
-        shown = ", ".join(names[:SHOWN_AT_MOST]) + (" ..." if len(names) > SHOWN_AT_MOST else "")
         many = {"mask for sound": "masks for sound"}.get(role, f"{role}s")
         what = f"files beside the {many}" if reason == OTHER_KIND else many
-        yield f"{these[0].ref.name}: {len(names)} {what} in {folder} {reason}: {shown}"
+        yield DataNote("missing", f"{len(names)} {what} in {folder} {reason}", these[0].ref.name, names)

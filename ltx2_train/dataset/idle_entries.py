@@ -12,6 +12,7 @@ from typing import Any
 
 from ..idle import Idle, idle
 from .entry import FOLDER_KEYS, FOLDER_LIST_KEYS, LIST_KEYS, SOURCE_KEYS, DatasetRef, DatasetSettings
+from .notes import DataNote
 
 _DATA = {*FOLDER_KEYS, *FOLDER_LIST_KEYS, *LIST_KEYS, *SOURCE_KEYS}
 
@@ -30,7 +31,7 @@ _OF_BATCHES = ("batch_size", "num_repeats", "separate_audio_buckets")
 
 def idle_entries(
     refs: Sequence[DatasetRef], shared: Mapping[str, Any], alike: bool = False, quiet: Collection[str] = ()
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[DataNote]]:
     """(what is wrong, notes): a sentence for each setting of the datasets without effect.
 
     `shared` is what [general] says. With `alike` the datasets are those of one form, so that a value is of use where
@@ -51,11 +52,15 @@ def idle_entries(
     for name, ones in general.items():
         if len(ones) == len(idle):
             where = name if alike else f"general.{name}"
-            (problems if alike or name in _DATA else notes).append(where + str(ones[0]).removeprefix(name))
+            told = where + str(ones[0]).removeprefix(name)
+            if alike or name in _DATA:
+                problems.append(told)
+            else:
+                notes.append(DataNote("idle", told))
     return problems, notes if alike else [*notes, *_of_measured(refs, shared)]
 
 
-def _of_measured(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> Iterator[str]:
+def _of_measured(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> Iterator[DataNote]:
     """A sentence for each validation dataset that says how its batches are made; many of these files are copies."""
     fields = DatasetSettings.model_fields
     for ref in (ref for ref in refs if ref.validation):
@@ -63,10 +68,11 @@ def _of_measured(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> Itera
         names = [name for name, value in own.items() if value != fields[name].default and shared.get(name) != value]
         if names:
             have = "has" if len(names) == 1 else "have"
-            yield f"{ref.name}: {', '.join(names)} {have} no effect, since clips are measured one by one, each once."
+            words = f"{', '.join(names)} {have} no effect, since clips are measured one by one, each once."
+            yield DataNote("idle", f"{ref.name}: {words}")
 
 
-def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[str]:
+def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[DataNote]:
     """A sentence for each dataset that is read from its caches alone and has settings by which these were made.
 
     `shared` is what [general] says, which may be meant for others.
@@ -82,9 +88,8 @@ def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[str]:
         if ref.entry.from_caches and names:
             names.sort(key=list(DatasetSettings.model_fields).index)
             counts = "counts" if len(names) == 1 else "count"
-            notes.append(
-                f"{ref.name} is read from its caches alone: {', '.join(names)} {counts} where they are made, not here."
-            )
+            where = f"{', '.join(names)} {counts} where they are made, not here."
+            notes.append(DataNote("idle", f"{ref.name} is read from its caches alone: {where}"))
     return notes
 
 

@@ -15,6 +15,7 @@ from ..media.info import MediaKind
 from .entry import DatasetRef, DatasetSettings
 from .idle_entries import idle_of
 from .items import Item
+from .notes import DataNote
 
 _OF_SOUND = "audio_source is not none"  # words for settings that count with sound
 
@@ -61,7 +62,7 @@ class _AsFound(DatasetSettings):
         return any(item.reference_audios for item in self._items)
 
 
-def idle_found(refs: Sequence[DatasetRef], found: Mapping[DatasetRef, Sequence[Item]]) -> Iterator[str]:
+def idle_found(refs: Sequence[DatasetRef], found: Mapping[DatasetRef, Sequence[Item]]) -> Iterator[DataNote]:
     """A sentence for each setting of no use to what was `found`; of a value that several datasets have, where it is of
     use to none of them. `refs` are all datasets of the file."""
     unused = {}
@@ -76,4 +77,4 @@ def idle_found(refs: Sequence[DatasetRef], found: Mapping[DatasetRef, Sequence[I
             alike = (other for other in refs if getattr(other.entry, name) == one.value)
             if all(name in unused.get(other, ()) for other in alike):
                 counts = "with media that have sound" if _OF_SOUND in one.words else one.words
-                yield f"{ref.name}: {name} has no effect with what was found: it counts only {counts}."
+                yield DataNote("idle", f"{name} has no effect with what was found: it counts only {counts}.", ref.name)

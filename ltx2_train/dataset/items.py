@@ -24,7 +24,8 @@ from .cache_names import (
     video_cache_name,
 )
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
-from .scan import SHOWN_AT_MOST, Skipped
+from .notes import SHOWN_AT_MOST, DataNote
+from .scan import Skipped
 from .sound_plan import SoundWindow
 
 HELD = "frames held until the next"
@@ -197,9 +198,13 @@ class DatasetPlan:
     config: DatasetConfig
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...] = ()
-    warnings: tuple[str, ...] = ()
-    pairs: tuple[str, ...] = ()  # what does not fit of references and masks; among the warnings too
+    warnings: tuple[DataNote, ...] = ()
     left_out: Mapping[DatasetRef, Sequence[Skipped]] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """What does not fit of references, masks and sounds; among the warnings too."""
+        return tuple(note for note in self.warnings if note.kind == "pair")
 
     @property
     def from_caches(self) -> int:
@@ -265,12 +270,18 @@ def require_share(ref: DatasetRef, out: Sequence[Skipped], total: int, name: str
         return
     lines = [f"  {skip.path.name}: {skip.reason}" for skip in out[:SHOWN_AT_MOST]]
     lines += [f"  and {len(out) - SHOWN_AT_MOST} more"] if len(out) > SHOWN_AT_MOST else []
-    raise DataError(
-        f"{name or ref.name}: {len(out)} of {total} files cannot be used, and max_left_out is {most:g}.\n"
-        + "\n".join(lines)
-        + "\nMend them, take them away, or raise max_left_out to train on the rest.",
-        ref.entry.source,
-    )
+    words = f"{len(out)} of {total} files cannot be used, and max_left_out is {most:g}"
+    raise TooManyLeftOut(name or ref.name, words, lines, ref)
+
+
+class TooManyLeftOut(DataError):
+    """More files of the dataset `ref` cannot be used than may be: how many in `words`, the first of them in `lines`."""
+
+    remedy = "Mend them, take them away, or raise max_left_out to train on the rest."
+
+    def __init__(self, name: str, words: str, lines: Sequence[str], ref: DatasetRef) -> None:
+        super().__init__("\n".join((f"{name}: {words}.", *lines, self.remedy)), ref.entry.source)
+        self.ref, self.name, self.words = ref, name, words
 
 
 def reference_size(width: int, height: int, factor: int) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from ..registry import nearest
 from .captions import EMPTY_IN_LIST, distinct_captions, text_lines
 from .dataset_file import DatasetSettings
 from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text
+from .notes import DataNote
 
 VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
 # Columns in the order in which they are looked for.
@@ -75,7 +76,7 @@ class MediaFile:
     audio_mask: Path | None = None
 
 
-def read_list(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[MediaFile | Skipped]:
+def read_list(name: str, entry: DatasetSettings, notes: list[DataNote]) -> Iterator[MediaFile | Skipped]:
     """The media of a list; a row that cannot be used is skipped by its line. What is not used of it goes to `notes`.
 
     Raises DataError where the list as a whole cannot be understood.
@@ -85,7 +86,7 @@ def read_list(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[M
         return
     reader = _Reader(entry)
     yield from map(reader.candidate, _rows(name, entry))
-    notes += reader.notes()
+    notes += [DataNote("settings", note, name) for note in reader.notes()]
 
 
 class _Reader:

@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import ConfigError
 from .entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS, DatasetSettings
 from .entry_types import LISTS
+from .notes import DataNote
 
 MANIFEST_NAME = "dataset_manifest.json"
 FORMAT = "ltx2_train_dataset_manifest"
@@ -40,7 +41,7 @@ def is_manifest(table: Mapping[str, Any]) -> bool:
     return isinstance(table.get("format"), str) and ("datasets" in table or "version" in table)
 
 
-def dataset_table(table: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[str]]:
+def dataset_table(table: Mapping[str, Any], source: str) -> tuple[dict[str, Any], list[DataNote]]:
     """The dataset file that a manifest stands for, and notes on what of it was left out. Raises ConfigError."""
     if table["format"] not in (FORMAT, COMMUNITY_FORMAT):
         raise ConfigError(f"{source}: a manifest of format {table['format']!r} is not known; expected {FORMAT!r}.")
@@ -53,7 +54,7 @@ def dataset_table(table: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
         return {key: table[key] for key in LISTS if key in table}, []
     if table.get("architecture") != "ltx2":
         raise ConfigError(f"{source}: its caches are for {table.get('architecture')!r}, not for ltx2. Choose another.")
-    notes: list[str] = []
+    notes: list[DataNote] = []
     out: dict[str, Any] = {}
     for key in LISTS:
         entries = table.get(key) or []
@@ -61,7 +62,7 @@ def dataset_table(table: Mapping[str, Any], source: str) -> tuple[dict[str, Any]
     return out, notes
 
 
-def _community(entry: Any, where: str, source: str, notes: list[str]) -> dict[str, Any]:
+def _community(entry: Any, where: str, source: str, notes: list[DataNote]) -> dict[str, Any]:
     params = entry.get("params") if isinstance(entry, Mapping) else None
     if not isinstance(params, Mapping):
         raise ConfigError(f"{source}: {where} has no params. Write the manifest again.")
@@ -69,7 +70,6 @@ def _community(entry: Any, where: str, source: str, notes: list[str]) -> dict[st
     kept = {key: value for key, value in params.items() if value is not None and key in known and key not in OF_MEDIA}
     ignored = sorted(key for key, value in params.items() if value not in (None, False) and key not in known)
     if ignored:
-        notes.append(
-            f"{where}: {', '.join(ignored)} of the manifest {'has' if len(ignored) == 1 else 'have'} no effect."
-        )
+        have = "has" if len(ignored) == 1 else "have"
+        notes.append(DataNote("idle", f"{where}: {', '.join(ignored)} of the manifest {have} no effect."))
     return {**kept, "cache_only": True}

@@ -13,7 +13,8 @@ from ..paths import is_run_folder
 from .companions import folders_beside
 from .entry import DatasetRef, DatasetSettings
 from .layouts import is_list, is_ours
-from .scan import MEDIA_SUFFIXES, SHOWN_AT_MOST, unread_kind
+from .notes import SHOWN_AT_MOST
+from .scan import MEDIA_SUFFIXES, unread_kind
 
 LONE_CAPTION = "caption"
 SOUND_ALONE = "sound alone"

@@ -17,8 +17,8 @@ from ..media.images import MAYBE_OVER_BLACK, OVER_BLACK
 from ..media.info import MediaInfo
 from .augment import same_shape
 from .items import Item, ReferenceMedia
+from .notes import DataNote
 from .reference import line_beside, reference_frames
-from .scan import SHOWN_AT_MOST
 from .sources import copies
 
 SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
@@ -59,15 +59,17 @@ class Fit:
         self._seen: dict[str, dict[Path, str]] = {}
         self._remarks: dict[str, None] = {}
 
-    def sentences(self) -> list[str]:
-        """What a user should know: how many files, and the first of them by name."""
-        found = []
-        for topic, files in self._seen.items():
-            first = list(files.items())[:SHOWN_AT_MOST]
-            shown = [" ".join(filter(None, (path.name, detail))) for path, detail in first]
-            more = ["..."] if len(files) > SHOWN_AT_MOST else []
-            found.append(f"{len(files)} {topic}: {', '.join([*shown, *more])}")
-        return [*found, *self._remarks]
+    def sentences(self) -> list[DataNote]:
+        """What a user should know: how many files, and their names."""
+        found = [
+            DataNote(
+                "pair",
+                f"{len(files)} {topic}",
+                names=[" ".join(filter(None, (path.name, detail))) for path, detail in files.items()],
+            )
+            for topic, files in self._seen.items()
+        ]
+        return [*found, *(DataNote("pair", remark) for remark in self._remarks)]
 
     def references(self, item: Item) -> None:
         """Look at the references of `item`."""
@@ -163,7 +165,7 @@ class Fit:
             self._seen.setdefault(topic, {}).setdefault(path, "")
 
     def _length(self, item: Item, media: MediaInfo, shown: list[int], topic: str, by_clock: bool = False) -> None:
-        """Note it where `media` ends before what the clip itself has in its window; `shown` are frames of that."""
+        """DataNote it where `media` ends before what the clip itself has in its window; `shown` are frames of that."""
         if media.kind == "image":
             return
         picks, start = line_beside(item, media, item.dataset.entry, by_clock)
@@ -174,7 +176,7 @@ class Fit:
             self._note(topic, media, f"({short / item.fps:.2f} s)")
 
     def _paced(self, own: MediaInfo, media: MediaInfo, topic: str) -> None:
-        """Note it where `media` has the frames of the clip `own` at other times."""
+        """DataNote it where `media` has the frames of the clip `own` at other times."""
         if own.kind == media.kind == "video" and own.frames == media.frames and own.fps and media.fps:
             if abs(media.duration - own.duration) * own.fps >= NOTICED:
                 self._note(topic, media, f"({media.fps:.2f} fps, not {own.fps:.2f})")

@@ -28,8 +28,9 @@ from .idle_found import idle_found
 from .items import DatasetPlan, Item
 from .media_index import MediaIndex
 from .not_taken import named_places, not_taken
+from .notes import SHOWN_AT_MOST, DataNote
 from .outputs import require_cache_folders
-from .scan import SHOWN_AT_MOST, MediaFile, NothingLeft, Skipped, find_media, with_captions
+from .scan import MediaFile, NothingLeft, Skipped, find_media, with_captions
 from .sound_plan import probe_recording
 from .sources import copies, source_stat
 from .windows import Cutter
@@ -52,15 +53,14 @@ def plan_dataset(
         require_cache_folders(config)
     items: list[Item] = []
     left_out: dict[DatasetRef, list[Skipped]] = {}
-    warnings: list[str] = list(config.notes)
-    pairs: list[str] = []
+    warnings = list(config.notes)
     empty: dict[DatasetRef, NothingLeft] = {}
     found: dict[DatasetRef, list[MediaFile]] = {}
     of_each: dict[DatasetRef, list[Item]] = {}
     for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
             try:
-                of_each[ref], left_out[ref] = _plan_one(ref, events, warnings, pairs, found)
+                of_each[ref], left_out[ref] = _plan_one(ref, events, warnings, found)
                 items += of_each[ref]
             except NothingLeft as error:
                 empty[ref], left_out[ref] = error, error.skipped
@@ -79,7 +79,7 @@ def plan_dataset(
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
-    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), tuple(pairs), left_out)
+    return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)
 
 
 def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
@@ -94,22 +94,21 @@ def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
 
 
 def _plan_one(
-    ref: DatasetRef, events: Events, warnings: list[str], pairs: list[str], found_of: dict[DatasetRef, list[MediaFile]]
+    ref: DatasetRef, events: Events, warnings: list[DataNote], found_of: dict[DatasetRef, list[MediaFile]]
 ) -> tuple[list[Item], list[Skipped]]:
     name, entry = ref.name, ref.entry
     targets, notes = timing.floor_targets(entry.target_frames)
     if entry.kind == "video" and entry.frame_extraction != "full":
-        warnings += [f"{name}: {note}" for note in notes]
+        warnings += [DataNote("settings", note, name) for note in notes]
         given = entry.model_fields_set & {"target_frames", "resolution_buckets"}
         if not given and targets == (1,):
-            warnings.append(
-                f"{name}: target_frames is not set, so one frame of each video is used. For motion give lengths, "
-                "for example target_frames = [49]."
+            told = (
+                "target_frames is not set, so one frame of each video is used. For motion give lengths, for example "
+                "target_frames = [49]."
             )
-    unused: list[str] = []
-    candidates, skipped = find_media(name, entry, unused)
+            warnings.append(DataNote("settings", told, name))
+    candidates, skipped = find_media(name, entry, warnings)
     found_of[ref] = candidates
-    warnings += [f"{name}: {note}" for note in unused]
     ready = with_captions(name, entry, candidates, skipped, warnings)
     if not ready:
         raise NothingLeft(name, entry, len(candidates), skipped)
@@ -134,27 +133,27 @@ def _plan_one(
                         skipped.append(Skipped(candidate.path, reason))
                     for note in found[0].source.timeline.notes if found else ():
                         events.message(note)
-                    warnings += [f"{media.path.name} {remark}" for remark in media.remarks if found]
+                    warnings += [DataNote("file", f"{media.path.name} {remark}") for remark in media.remarks if found]
                 events.progress(done, len(ready), candidate.path.name)
         finally:
             known.save()
     if not items:
         raise NothingLeft(name, entry, len(candidates), skipped)
-    told = [f"{name}: {note}" for note in cutter.fit.sentences()]
-    pairs += told
-    warnings += [*(f"{name}: {note}" for note in cutter.notes), *told]
-    warnings += [f"{name}: {note}" for note in _of_all(entry, targets, items)]
+    warnings += [note.of(name) for note in (*cutter.notes, *cutter.fit.sentences(), *_of_all(entry, targets, items))]
     return items, skipped
 
 
-def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -> Iterator[str]:
+def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -> Iterator[DataNote]:
     """Sentences on the media of a dataset together."""
     yield from _copies(items)
     yield from _without_reference(entry, items)
     yield from _without_mask(entry, items)
-    yield from _of_folders(entry, items)
-    yield from _unreached_lengths(entry, targets, items)
-    yield from _without_rate(entry, items)
+    of_settings = (
+        *_of_folders(entry, items),
+        *_unreached_lengths(entry, targets, items),
+        *_without_rate(entry, items),
+    )
+    yield from (DataNote("settings", told) for told in of_settings)
 
 
 def _without_rate(entry: DatasetSettings, items: Sequence[Item]) -> Iterator[str]:
@@ -181,10 +180,10 @@ def _unreached_lengths(entry: DatasetSettings, targets: Sequence[int], items: Se
     ]
 
 
-def _copies(items: list[Item]) -> list[str]:
+def _copies(items: list[Item]) -> list[DataNote]:
     """A sentence for each file that is a copy of another."""
     return [
-        f"{path.name} is a copy of {original.name}; both are used. Use num_repeats to repeat a clip."
+        DataNote("copy", f"{path.name} is a copy of {original.name}; both are used. Use num_repeats to repeat a clip.")
         for path, original in copies(item.source.path for item in items).items()
     ]
 
@@ -217,9 +216,9 @@ def _below(path: Path, entry: DatasetSettings) -> str:
     return path.relative_to(entry.source).as_posix() if path.is_relative_to(entry.source) else path.name
 
 
-def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:
+def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[DataNote]:
     """A sentence where media with sound lack a reference sound that their dataset promises."""
-    notes: list[str] = []
+    notes: list[DataNote] = []
     heard = [item for item in items if item.sound is not None]
     for number, folder in enumerate(entry.reference_audio_directories):
         lacking = [item for item in heard if number >= len(item.reference_audios) or not item.reference_audios[number]]
@@ -227,9 +226,9 @@ def _without_reference(entry: DatasetSettings, items: list[Item]) -> list[str]:
     return notes
 
 
-def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[str]:
+def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[DataNote]:
     """A sentence where media lack the mask that their dataset promises."""
-    notes: list[str] = []
+    notes: list[DataNote] = []
     if entry.mask_directory is not None:
         lacking = [item for item in items if item.kind != "audio" and item.mask is None]
         notes += _lacking(lacking, f"no mask of their name in {entry.mask_directory}, so all of them is generated")
@@ -256,10 +255,9 @@ def _named_elsewhere(entry: DatasetSettings, items: list[Item]) -> Iterator[str]
             yield f"{key}: no file of {folder} is used; {entry.source.name} names others, or has no use for them."
 
 
-def _lacking(items: list[Item], what: str) -> list[str]:
-    names = list(dict.fromkeys(item.source.path.name for item in items))
-    more = " ..." if len(names) > SHOWN_AT_MOST else ""
-    return [f"{len(names)} files have {what}: {', '.join(names[:SHOWN_AT_MOST])}{more}"] if names else []
+def _lacking(items: list[Item], what: str) -> list[DataNote]:
+    names = [path.name for path in dict.fromkeys(item.source.path for item in items)]
+    return [DataNote("missing", f"{len(names)} files have {what}", names=names)] if names else []
 
 
 def _probe(candidate: MediaFile, index: MediaIndex, beside: Companions) -> MediaInfo | DataError:

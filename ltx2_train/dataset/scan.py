@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -21,11 +21,11 @@ from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
 from .layouts import explain_layout
 from .lists import MediaFile, Skipped, read_list
+from .notes import SHOWN_AT_MOST, DataNote
 from .odd_captions import odd_form
 
 __all__ = ["MEDIA_SUFFIXES", "MediaFile", "Skipped", "NothingLeft", "find_media", "unread_kind", "with_captions"]
 
-SHOWN_AT_MOST = 5
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 NOT_FOLLOWED = "is a link to a folder, which is not followed; name its folder in a [[datasets]] of its own"
 OF_A_RUN = "is the folder of a run, and what it drew is not trained on"
@@ -40,7 +40,7 @@ _UNREAD = {
 
 
 def find_media(
-    name: str, entry: DatasetSettings, notes: list[str] | None = None
+    name: str, entry: DatasetSettings, notes: list[DataNote] | None = None
 ) -> tuple[list[MediaFile], list[Skipped]]:
     """All media of a dataset in a fixed order; what is not used of a list or folder goes to `notes`.
 
@@ -84,7 +84,7 @@ def _told_apart(candidate: MediaFile, owners: Mapping[str, Path]) -> str:
     return cache_stem("__".join([*folders, path.name]))
 
 
-def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[MediaFile | Skipped]:
+def _in_folder(name: str, entry: DatasetSettings, notes: list[DataNote]) -> Iterator[MediaFile | Skipped]:
     folder = entry.source
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -92,7 +92,7 @@ def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[
         raise DataError(f"{name}.{entry.source_key}: {folder} {what}. {mend}.", folder)
     found = dict(below(folder, entry.recursive))
     runs = [path for path in found if entry.recursive and is_dir(path) and is_run_folder(path)]
-    notes += [f"{path} {OF_A_RUN}" for path in runs]
+    notes += [DataNote("settings", f"{path} {OF_A_RUN}", name) for path in runs]
     apart = {*runs, *(beside for _, _, beside, _ in folders_beside(entry) if folder in beside.parents)}
     found = {path: problem for path, problem in found.items() if apart.isdisjoint(path.parents)}
     if reason := found.get(folder):
@@ -103,7 +103,8 @@ def _in_folder(name: str, entry: DatasetSettings, notes: list[str]) -> Iterator[
         for path, reason in found.items()
         if reason.startswith(CLOSED) and path.name != "lost+found"  # of a disk's root, which is of the system
     ]
-    notes += [f"{path} {NOT_FOLLOWED}" for path in listed if entry.recursive and path.is_symlink() and is_dir(path)]
+    links = [path for path in listed if entry.recursive and path.is_symlink() and is_dir(path)]
+    notes += [DataNote("link", f"{path} {NOT_FOLLOWED}", name) for path in links]
     media = [path for path in listed if path.suffix.lower() in MEDIA_SUFFIXES[entry.kind]]
     unread = [*closed, *_unread(listed, entry.kind)]
     if not unread and not any(path.is_file() for path in media):
@@ -170,7 +171,7 @@ def _empty_folder(name: str, entry: DatasetSettings, listed: Sequence[Path]) -> 
 
 
 def with_captions(
-    name: str, entry: DatasetSettings, candidates: list[MediaFile], skipped: list[Skipped], warnings: list[str]
+    name: str, entry: DatasetSettings, candidates: list[MediaFile], skipped: list[Skipped], warnings: list[DataNote]
 ) -> list[MediaFile]:
     ready = []
     used: set[str] = set()
@@ -191,7 +192,7 @@ def with_captions(
                 skipped.append(Skipped(candidate.path, str(error)))
                 continue
             if warning:
-                warnings.append(warning)
+                warnings.append(DataNote("file", warning))
         if not candidate.caption or not says_something(candidate.caption):
             where = (
                 beside.name if beside is not None else f'the column "{entry.caption_column or "caption"}" of the list'
@@ -220,13 +221,8 @@ def with_captions(
         candidate.more_captions = tuple(more)
         ready.append(candidate)
     if candidates:
-        warnings += [
-            f"{name}: caption_replace: {rule!r} finds nothing in any caption; case counts, and words are found whole."
-            for rule in entry.caption_replace
-            if rule not in used
-        ]
-        warnings += [f"{name}: {text}" for text in _met_again(entry.caption_replace)]
-    warnings += [f"{name}: {_all_of(whose)}: {text}." for text, whose in odd.items()]
+        warnings += [DataNote("settings", text, name) for text in _of_rules(entry.caption_replace, used)]
+    warnings += [DataNote("settings", f"{_all_of(whose)}: {text}.", name) for text, whose in odd.items()]
     return ready
 
 
@@ -235,8 +231,11 @@ def _all_of(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_AT_MOST]) + more
 
 
-def _met_again(rules: Sequence[str]) -> Iterator[str]:
-    """Rules that change what an earlier one has put in."""
+def _of_rules(rules: Sequence[str], used: Collection[str]) -> Iterator[str]:
+    """Sentences on rules that are not among those `used`, or change what an earlier one has put in."""
+    for rule in rules:
+        if rule not in used:
+            yield f"caption_replace: {rule!r} finds nothing in any caption; case counts, and words are found whole."
     for number, rule in enumerate(rules):
         for earlier in rules[:number]:
             put = parse_replacement(earlier)[1]

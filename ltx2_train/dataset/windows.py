@@ -18,6 +18,7 @@ from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Companions, SoundFinder
 from .dataset_file import DatasetRef, DatasetSettings
 from .items import Item, Medium, ReferenceMedia, reference_size
+from .notes import DataNote, NoteKind
 from .pairs import MUTE_MASK, MUTE_REFERENCE, UNHEARD, UNSEEN_MASK, UNSEEN_REFERENCE, Fit
 from .reference import frames_within
 from .scan import MediaFile
@@ -49,7 +50,7 @@ class Cutter:
     buckets: BucketSelector = field(init=False)
     sounds: SoundFinder = field(init=False)
     companions: Companions = field(init=False)
-    notes: list[str] = field(default_factory=list)  # what a user should know of the media that were cut
+    notes: list[DataNote] = field(default_factory=list)  # what a user should know of the media that were cut
     fit: Fit = field(default_factory=Fit)  # of their references and masks
 
     @property
@@ -99,7 +100,7 @@ class Cutter:
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         if silence and candidate.sound is not None and entry.audio_source != "none":
-            self._tell(f"{media.path.name} {NO_SOUND}: {silence}")
+            self._tell(f"{media.path.name} {NO_SOUND}: {silence}", "sound")
         if entry.audio_source == "none":
             self.fit.useless(UNHEARD, [candidate.sound])
         tracks: tuple[int, ...] = ()
@@ -120,9 +121,9 @@ class Cutter:
             items += [item, dataclasses.replace(item, flipped=True)] if entry.flip else [item]
         return items, None
 
-    def _tell(self, note: str) -> None:
+    def _tell(self, note: str, kind: NoteKind = "settings") -> None:
         if note:
-            self.notes.append(f"{note}.")
+            self.notes.append(DataNote(kind, f"{note}."))
 
     def _item(
         self,

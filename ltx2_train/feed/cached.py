@@ -31,8 +31,9 @@ from ..dataset.captions import with_trigger
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
 from ..dataset.items import require_share
+from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import DatasetPlan, plan_dataset
-from ..dataset.scan import SHOWN_AT_MOST, Skipped
+from ..dataset.scan import Skipped
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError
 from ..events import Events

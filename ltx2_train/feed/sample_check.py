@@ -14,8 +14,8 @@ from ..caching.encode_sound import ReferenceSound, SoundLatents
 from ..caching.encode_text import Text
 from ..caching.kind import Job
 from ..caching.recipe import CacheRecipe
+from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import DatasetPlan, Item
-from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import CacheError, DataError
 from ..events import Events
 from ..media.sound import read_sound

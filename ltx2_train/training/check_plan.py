@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
+from ..dataset.notes import DataNote
 from ..dataset.plan import DatasetPlan, Item
-from ..dataset.scan import SHOWN_AT_MOST
 from ..errors import DataError, TrainerError
 from ..feed.sample_check import NOTHING_TO_SEE
 from .check_given import check_items, check_streams, check_supplied, problems_of_item
@@ -46,8 +46,8 @@ def require_media_of_mode(run: RunConfig, plan: DatasetPlan) -> None:
         raise nothing_heard(len(plan.items), run.model.mode)
 
 
-def idle_in_mode(run: RunConfig, plan: DatasetPlan) -> str:
-    """What is to be said of media in `plan` that the mode of `run` does not train on; "" where there are none."""
+def idle_in_mode(run: RunConfig, plan: DatasetPlan) -> DataNote | None:
+    """What is to be said of media in `plan` that the mode of `run` does not train on; None where there are none."""
     mode = run.model.mode
     idle = [
         item
@@ -56,10 +56,9 @@ def idle_in_mode(run: RunConfig, plan: DatasetPlan) -> str:
     ]
     names = list(dict.fromkeys(item.source.path.name for item in idle))
     if not idle or len(idle) == len(plan.items):
-        return ""
-    shown = ", ".join(names[:SHOWN_AT_MOST]) + (" ..." if len(names) > SHOWN_AT_MOST else "")
+        return None
     lacking = "picture" if mode == "video" else "sound"
-    return f"{len(names)} files have no {lacking} and are not used in mode {mode}: {shown}"
+    return DataNote("settings", f"{len(names)} files have no {lacking} and are not used in mode {mode}", names=names)
 
 
 def _checks(run: RunConfig, plan: DatasetPlan) -> tuple[Callable[[], None], ...]:
@@ -88,7 +87,7 @@ class RunProblems:
         """Whether it trains on sound."""
         return self.run.model.mode != "video"
 
-    def idle(self, plan: DatasetPlan) -> str:
+    def idle(self, plan: DatasetPlan) -> DataNote | None:
         """What of `plan` it does not train on, and says so."""
         return idle_in_mode(self.run, plan)
 

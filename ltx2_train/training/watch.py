@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config import RunConfig
-from ..dataset.scan import SHOWN_AT_MOST
+from ..dataset.notes import SHOWN_AT_MOST
 from ..errors import DataError
 from ..events import Events
 from ..feed.batches import BatchOrder, used_steps

@@ -7,7 +7,6 @@ file. No model is loaded.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,28 +15,25 @@ from typing import Protocol
 
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.idle_beside import idle_beside
+from ..dataset.items import TooManyLeftOut
 from ..dataset.not_taken import named_places
+from ..dataset.notes import OF_FILES, DataNote
 from ..dataset.outputs import cache_folder_faults
 from ..dataset.plan import DatasetPlan, Item, plan_dataset, used_beside
-from ..dataset.scan import MEDIA_SUFFIXES, NOT_FOLLOWED, MediaFile, NothingLeft, Skipped, find_media, unread_kind
-from ..dataset.windows import NO_SOUND
+from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, NothingLeft, Skipped, find_media, unread_kind
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
 from ..shapes import VideoShape
 from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame
 from .check_folder import folder_findings, idle_finding, pair_findings
-from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, worst
+from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, listed, worst
 from .check_rules import dataset_findings, duplicate_findings, seen_in_training, size_finding
 from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
 
-MORE = re.compile(r",? \.\.\.$")
 _CONDITION, NOTHING_LEFT = "condition", "nothing-left"
-# of warnings of the plan that have a finding of their own
-OWN_WORDS = ("is a copy of", "have no reference", NO_SOUND, NOT_FOLLOWED)
-
 
 # rules about what is heard of clips, which a run of pictures alone does not train on
 OF_CLIP_SOUND = ("sound-gone", "silent", "mix", "short-sound", "clipped", "no-sound", "speaker")
@@ -51,8 +47,8 @@ class Problems(Protocol):
         """Whether the run trains on sound."""
         ...
 
-    def idle(self, plan: DatasetPlan) -> str:
-        """A sentence on what it does not train on, though it could be given; or ""."""
+    def idle(self, plan: DatasetPlan) -> DataNote | None:
+        """What it does not train on, though it could be given; or None."""
         ...
 
     def of_item(self, item: Item) -> Iterable[str]:
@@ -117,8 +113,7 @@ def check_dataset(
     training = [part for part in parts if not part.ref.validation]
     everything = [(part.name, fact) for part in training for fact in part.facts]
     findings = [*of_all, *(finding for part in parts for finding in part.findings)]
-    idle = [note for note in config.notes if "no effect" in note]
-    findings += [Finding("amber", "settings", WHOLE, note.rstrip(".")) for note in idle]
+    findings += [Finding("amber", "settings", WHOLE, note.rstrip(".")) for note in config.notes if note.kind == "idle"]
     findings += duplicate_findings(everything, events)
     held_out = [(part.name, fact) for part in parts if part.ref.validation for fact in part.facts]
     findings += seen_in_training(held_out, {fact.path for _, fact in everything})
@@ -159,14 +154,17 @@ def _check_part(
         return
     part.plan = plan
     part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
-    for warning in plan.warnings:
-        if warning.startswith(f"{name}: ") and not any(words in warning for words in OWN_WORDS):
-            text = MORE.sub(" and more", warning.removeprefix(f"{name}: ")).rstrip(".")
-            part.findings.append(Finding("amber", "settings", name, text))
+    for note in plan.warnings:
+        if note.dataset == name and note.kind not in OF_FILES:
+            part.findings.append(Finding("amber", "settings", name, _told_whole(note)))
     part.facts = _examined(plan.items, part.found, f"look into {name}", events)
     for fact in part.facts:
         part.findings += file_findings(name, fact, entry)
     part.findings += dataset_findings(name, entry, part.facts, goal)
+
+
+def _told_whole(note: DataNote) -> str:
+    return f"{note.words}: {listed(note.names)}" if note.names else note.words.rstrip(".")
 
 
 def _tell_once(parts: Sequence[_Part]) -> None:
@@ -206,11 +204,9 @@ def _count_left_out(parts: Sequence[_Part]) -> None:
     together = replace(plans[0], items=tuple(item for plan in plans for item in plan.items), left_out=left_out)
     try:
         together.require_enough()
-    except DataError as error:
-        name, _, reason = str(error).splitlines()[0].rstrip(".").partition(": ")
-        remedy = "Mend them, take them away, or raise max_left_out to train on the rest."
-        of_these = [part for part in parts if part.name in name.split(" and ")]
-        of_these[0].findings.append(Finding("red", "left-out", name, reason, remedy))
+    except TooManyLeftOut as error:
+        part = next(part for part in parts if part.ref == error.ref)
+        part.findings.append(Finding("red", "left-out", error.name, error.words, error.remedy))
 
 
 def _unfit_together(parts: Sequence[_Part], problems: Problems) -> list[Finding]:
@@ -222,7 +218,9 @@ def _unfit_together(parts: Sequence[_Part], problems: Problems) -> list[Finding]
     plan = replace(plans[0], items=tuple(_items(parts)))
     found = [Finding("red", _CONDITION, WHOLE, reason) for reason in problems.of_plan(plan)]
     idle = problems.idle(plan)
-    return [*found, Finding("amber", "mode", WHOLE, MORE.sub(" and more", idle))] if idle else found
+    if idle is not None:
+        found.append(Finding("amber", "mode", WHOLE, _told_whole(idle)))
+    return found
 
 
 def _unfit(part: _Part, problems: Problems) -> list[Finding]:

@@ -13,7 +13,7 @@ from ..dataset.items import Item
 from ..dataset.not_taken import A_LIST, ALONE, LONE_CAPTION, RENAME, SOUND_ALONE, named_places, strays, unreached
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..files import CLOSED, below
-from ..media.names import name_key, readable, shown_path, why_unreadable
+from ..media.names import readable, shown_path, why_unreadable
 from .check_report import Finding
 
 REMEDIES = {
@@ -76,19 +76,29 @@ def _remedy(path: Path, reason: str) -> str:
 def pair_findings(part: DatasetRef, items: Sequence[Item]) -> list[Finding]:
     """Targets among `items`, those of the dataset, without a reference or mask."""
     findings: list[Finding] = []
-    for key, role, folder, endings in folders_beside(part.entry):
+    for key, role, folder, _ in folders_beside(part.entry):
         rule = role.split()[0]
         if not folder.is_dir():
             findings.append(Finding("red", rule, part.name, f"{key} {folder} is not a folder", "Correct the path."))
             continue
-        files = [path for path, problem in below(folder, True) if not problem and path.suffix.lower() in endings]
-        there = {name_key(path.stem) for path in files}
-        heard = "sound" in role
-        for path in dict.fromkeys(item.source.path for item in items if item.sound is not None or not heard):
-            if key != "audio_files_directory" and name_key(path.stem) not in there:
-                reason = f"no file of its name in {key} ({folder.name})"
-                findings.append(Finding("amber", rule, part.name, reason, f"Add its {role}, or remove it.", path))
+        lacking = dict.fromkeys(item.source.path for item in items if _lacks(item, key, folder))
+        reason = f"no file of its name in {key} ({folder.name})"
+        findings += [
+            Finding("amber", rule, part.name, reason, f"Add its {role}, or remove it.", path) for path in lacking
+        ]
     return findings
+
+
+def _lacks(item: Item, key: str, folder: Path) -> bool:
+    """Whether `item` has nothing of what its dataset names `folder` for; of references and sounds the plan says it."""
+    if key == "mask_directory":
+        return item.kind != "audio" and item.mask is None
+    if key == "audio_mask_directory":
+        return item.sound is not None and item.audio_mask is None
+    if "reference_audio" not in key or item.sound is None:
+        return False
+    number = item.dataset.entry.reference_audio_directories.index(folder)
+    return number >= len(item.reference_audios) or item.reference_audios[number] is None
 
 
 def idle_finding(file: IdleFile) -> Finding:

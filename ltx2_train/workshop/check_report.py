@@ -6,6 +6,7 @@ rules of thumb are never more than that. Green: nothing to say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ FindingLevel = Literal["green", "amber", "red"]
 LEVELS: tuple[FindingLevel, ...] = ("green", "amber", "red")
 SHOWN_OF_A_RULE = 5
 WHOLE = "datasets"  # stands for all of them
+LISTED_LETTERS = 400  # of names in a line; all are in the JSON
+_VARYING = re.compile(r"\S*[\d./]\S+|\d+")  # numbers, names of files and their paths
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Finding:
         end = "" if self.reason.endswith((".", "?")) else "."
         about = f"{self.path.name}: " if self.path else f"{self.dataset}: " if several else ""
         return f"{about}{self.reason}{end}{remedy}"
+
+    @property
+    def gist(self) -> tuple[str, ...]:
+        """Equal for findings that say the same of different files, but for numbers and names."""
+        own = "" if self.path is None else rf"(?<!\w){re.escape(self.path.stem)}(?!\w)"
+        return self.rule, self.remedy, own and "file", _VARYING.sub("", re.sub(own, "", self.reason))
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "path": None if self.path is None else str(self.path)}
@@ -93,7 +102,8 @@ class CheckReport:
         return {level: sum(file.level == level for file in self.files) for level in LEVELS}
 
     def text(self) -> str:
-        """For a terminal or a node: the counts, what is lost, every finding; of one rule and remedy at most five."""
+        """For a terminal or a node: the counts, what is lost, every finding; of those that say the same five, and the
+        names of the others."""
         counts = self.counts()
         several = len({one.dataset for one in (*self.files, *self.findings)} - {WHOLE}) > 1
         whole = sum(finding.path is None for finding in self.findings)  # that colour the dataset, and no file
@@ -105,17 +115,17 @@ class CheckReport:
         if lost := _losses(self.files):
             lines.append(lost)
         for level in ("red", "amber"):
-            rules: dict[tuple[str, str, bool], list[Finding]] = {}
+            alike: dict[tuple[str, ...], list[Finding]] = {}
             for finding in self.findings:
                 if finding.level == level:
-                    rules.setdefault((finding.rule, finding.remedy, finding.path is None), []).append(finding)
-            for (rule, *_), group in rules.items():
+                    alike.setdefault(finding.gist, []).append(finding)
+            for group in alike.values():
+                begin = f"{level.upper():5}  {group[0].rule:16}"
                 # of a whole dataset each says something else
                 shown = SHOWN_OF_A_RULE if group[0].path is not None else len(group)
-                lines += [f"{level.upper():5}  {rule:16} {finding.text(several)}" for finding in group[:shown]]
-                if len(group) > shown:
-                    names = ", ".join(finding.path.name for finding in group[shown:] if finding.path)
-                    lines.append(f"{level.upper():5}  {rule:16} and {len(group) - SHOWN_OF_A_RULE} more: {names[:200]}")
+                lines += [f"{begin} {finding.text(several)}" for finding in group[:shown]]
+                if more := [finding.path.name for finding in group[shown:] if finding.path]:
+                    lines.append(f"{begin} and {len(more)} more: {listed(more)}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -134,6 +144,16 @@ class CheckReport:
 def worst(findings: Sequence[Finding]) -> FindingLevel:
     """The highest level among `findings`; green where there is none."""
     return LEVELS[max((LEVELS.index(finding.level) for finding in findings), default=0)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a line, as many as it takes, and how many more there are."""
+    letters = 0
+    for count, name in enumerate(names):
+        letters += len(name) + 2
+        if letters > LISTED_LETTERS and count:
+            return f"{', '.join(names[:count])} and {len(names) - count} more"
+    return ", ".join(names)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

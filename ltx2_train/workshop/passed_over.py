@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ..dataset.layouts import is_beside_media
-from ..dataset.scan import MEDIA_SUFFIXES, SHOWN_AT_MOST, unread_kind
+from ..dataset.notes import SHOWN_AT_MOST
+from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
 from ..events import Events
 from ..files import is_hidden
 

@@ -73,7 +73,7 @@ def test_media_that_a_mode_does_not_train_on_are_told(tmp_path, mode, idle):
     run = make_run({"model": {"mode": mode}})
     told = idle_in_mode(run, plan_dataset(DatasetConfig.read(file)))
     lacking = "picture" if mode == "video" else "sound"
-    assert told == (f"1 files have no {lacking} and are not used in mode {mode}: {idle}" if idle else "")
+    assert told == (f"1 files have no {lacking} and are not used in mode {mode}: {idle}" if idle else None)
     found = check_dataset(file, problems=RunProblems(run, file)).findings
     assert [one.reason for one in found if one.rule == "mode"] == [told] * bool(idle)
     assert ("speaker" in {one.rule for one in found}) == (mode != "video")

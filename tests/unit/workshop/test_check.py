@@ -22,6 +22,7 @@ from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
 from ltx2_train.events import Events
 from ltx2_train.workshop.check import check_dataset
+from ltx2_train.workshop.check_report import CheckReport, Finding, listed
 from ltx2_train.workshop.check_rules import names_speaker, size_finding, speaks
 from ltx2_train.workshop.sheet import contact_sheets
 
@@ -724,3 +725,30 @@ def test_masks_are_judged_by_all_windows(tmp_path):
     report = check(folder, 'mask_directory = "masks"', general)
     told = [found.reason for found in report.findings if found.rule == "reference" and found.path.stem == "none"]
     assert told == ["its mask is black all over, and its levels reach 1 of 255: nothing is given"]
+
+
+def test_findings_that_say_the_same_are_grouped_and_no_reason_is_hidden():
+    names = [Path(f"{letter}.mp4") for letter in "abcdefg"]
+    found = [
+        Finding("amber", "reference", "datasets[0]", f"its reference sound {path.stem}.wav lasts 0.{at} s", path=path)
+        for at, path in enumerate(names)
+    ]
+    found.append(Finding("amber", "reference", "datasets[0]", "its mask is black all over: nothing", path=names[0]))
+    lines = CheckReport("x", (), tuple(found)).text().splitlines()[1:]
+    assert [line.split("reference ", 1)[1].strip() for line in lines] == [
+        *(f"{path.name}: its reference sound {path.stem}.wav lasts 0.{at} s." for at, path in enumerate(names[:5])),
+        "and 2 more: f.mp4, g.mp4",
+        "a.mp4: its mask is black all over: nothing.",
+    ]
+    assert listed([f"{number:03}.mp4" for number in range(99)]).endswith("043.mp4 and 55 more")
+
+
+def test_what_does_not_fit_is_told_with_all_names(tmp_path):
+    for number in range(7):
+        clip(tmp_path / "clips" / f"{number}.mp4", f"clip {number}", shift=number)
+        media.write_image(tmp_path / "masks" / f"{number}.png", 64, 64, caption=None)
+    report = check(tmp_path / "clips", 'mask_directory = "masks"')
+    told = [one.reason for one in report.findings if "masks have another size" in one.reason]
+    assert len(told) == 1
+    assert told[0].startswith("7 masks have another size than their clips and are resized: 0.png is 64x64")
+    assert "6.png" in told[0]
