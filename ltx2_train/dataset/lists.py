@@ -47,6 +47,17 @@ _OURS = ("audio_path", "reference_path", _CONTROL, "reference_audio_path", "mask
 _COLUMNS = frozenset((*_MEDIA, *_SOUND, *_REFERENCE, *_REFERENCE_AUDIO, *_MASK, *_AUDIO_MASK))
 _FORM = "one JSON object a line"
 _FORMS = {".csv": "the names of its columns, and one medium a line", ".json": "a list of JSON objects"}
+_UNREAD = {
+    ".tsv": "a list whose columns are parted by tabs",
+    ".parquet": "a Parquet table, a kind that is not read",
+    ".arrow": "an Arrow table, a kind that is not read",
+    ".xlsx": "an Excel table, a kind that is not read",
+    ".xls": "an Excel table, a kind that is not read",
+    ".ods": "an OpenDocument table, a kind that is not read",
+    ".yaml": "YAML, a kind that is not read",
+    ".yml": "YAML, a kind that is not read",
+    ".xml": "XML, a kind that is not read",
+}
 _NUMBERED = re.compile(r"_(\d{1,2})$")  # columns of a second, third ... reference
 
 
@@ -206,6 +217,7 @@ def _path(source: Path, text: str) -> Path:
 
 def _rows(name: str, entry: DatasetSettings) -> Iterator[ListRow]:
     path = entry.source
+    _require_form(name, entry)
     text = read_text(name, entry.source_key, path)
     form = path.suffix.lower() if entry.source_key == "dataset_file" else ""
     if not text.strip():
@@ -213,6 +225,16 @@ def _rows(name: str, entry: DatasetSettings) -> Iterator[ListRow]:
     if form == ".csv":
         return csv_rows(path, text)
     return json_rows(path, text) if form == ".json" else json_line_rows(text)
+
+
+def _require_form(name: str, entry: DatasetSettings) -> None:
+    """Raise DataError where a list is of a form that is read otherwise, or not at all."""
+    ending, lines = entry.source.suffix.lower(), entry.source_key != "dataset_file"
+    if ending in _UNREAD or (lines and ending == ".csv"):
+        what = _UNREAD.get(ending, "CSV, and not one JSON object a line")
+        save = "" if ending == ".csv" else "Save it as CSV with commas. "
+        mend = f"{save}The key for CSV is dataset_file."
+        raise DataError(f"{name}.{entry.source_key}: {entry.source} is {what}. {mend}", entry.source)
 
 
 def _two_files(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skipped]:

@@ -45,6 +45,9 @@ UNSEEN_MASK = "masks belong to recordings, which have no picture, and have no us
 UNSEEN_REFERENCE = "references belong to recordings, which have no picture, and have no use"
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
 LONG_SOUND_MASK = "masks for sound are longer than their clips; what is behind the end is not used"
+LONG_SOUND = "sounds are longer than their clips; what is behind the end is not used"
+SHORT_SOUND = "sounds are shorter than their clips, and what is behind their end is silence"
+OTHER_SECONDS, OTHER_SHARE = 0.5, 0.1  # by which a sound of another take differs at least
 CODED_SECONDS = 0.1  # by which an encoder may make a sound longer
 NOTICED = 2  # frames; less comes of rounding
 GROSS = 2.0
@@ -158,6 +161,12 @@ class Fit:
         longer = mask.duration - max(item.source.media.duration, start + sound.seconds)
         if longer >= max(NOTICED / item.fps, CODED_SECONDS):
             self._note(LONG_SOUND_MASK, mask, f"({longer:.2f} s)")
+
+    def sound(self, clip: MediaInfo, sound: MediaInfo) -> None:
+        """Look at the sound file `sound` of `clip`."""
+        if abs(sound.duration - clip.duration) > max(OTHER_SECONDS, OTHER_SHARE * clip.duration):
+            topic = LONG_SOUND if sound.duration > clip.duration else SHORT_SOUND
+            self._note(topic, sound, f"({sound.duration:.2f} s, the clip {clip.duration:.2f} s)")
 
     def useless(self, topic: str, paths: Iterable[Path | None]) -> None:
         """Take down that files which go with a medium have no use beside it, as `topic` says."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError
 from ..events import Events
 from ..media import frames as timing
-from ..media.frame_folder import probe_frame_folder
+from ..media.frame_folder import frame_files, probe_frame_folder
 from ..media.info import MediaInfo
-from ..media.names import why_not_found
+from ..media.names import is_file, why_not_found
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from ..threads import Threads
@@ -69,6 +69,7 @@ def plan_dataset(
             raise error
     skipped = [skip for of_one in left_out.values() for skip in of_one]
     warnings += idle_found(config.refs, of_each)
+    warnings += _of_validation(items)
     told: list[str] = []
     if only is None:  # a folder may be that of several datasets
         used = used_beside(items)
@@ -80,6 +81,20 @@ def plan_dataset(
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
     return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)
+
+
+def _of_validation(items: Sequence[Item]) -> list[DataNote]:
+    """A sentence where media for validation are trained on, or copies of what is."""
+    seen = seen_in_training(*({item.source.path for item in items if item.validation == one} for one in (True, False)))
+    names = [path.name if path == other else f"{path.name} is {other.name}" for path, other in seen.items()]
+    what = f"{len(names)} files of the validation are trained on as well, and their loss tells what is known by heart"
+    return [DataNote("copy", what, names=names)] if names else []
+
+
+def seen_in_training(held: Collection[Path], trained: Collection[Path]) -> dict[Path, Path]:
+    """Of the media `held` out those that are trained on, also as copies or by links, and as which."""
+    of = copies([*sorted(trained), *sorted(held)])
+    return {path: of.get(path, path) for path in sorted(held) if of.get(path, path) in trained}
 
 
 def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
@@ -152,6 +167,7 @@ def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -
         *_of_folders(entry, items),
         *_unreached_lengths(entry, targets, items),
         *_without_rate(entry, items),
+        *_beside_frames(items),
     )
     yield from (DataNote("settings", told) for told in of_settings)
 
@@ -167,6 +183,21 @@ def _without_rate(entry: DatasetSettings, items: Sequence[Item]) -> Iterator[str
             f"{clips[folders[0]]:g} a second: {shown}. Set source_fps "
             "where that is not their own."
         )
+
+
+def _beside_frames(items: Sequence[Item]) -> Iterator[str]:
+    """A sentence for each folder of frames with files that are no picture and go with no clip."""
+    used = used_beside(items)
+    for folder in dict.fromkeys(item.source.path for item in items if item.source.path.is_dir()):
+        frames = set(frame_files(folder))
+        idle = [
+            path.name
+            for path in sorted(folder.iterdir())
+            if path not in frames and path not in used and not path.name.startswith(".") and is_file(path)
+        ]
+        if idle:
+            shown = ", ".join(idle[:SHOWN_AT_MOST]) + (" ..." if len(idle) > SHOWN_AT_MOST else "")
+            yield f"{folder.name} holds {len(idle)} files beside its frames, which are not used: {shown}"
 
 
 def _unreached_lengths(entry: DatasetSettings, targets: Sequence[int], items: Sequence[Item]) -> list[str]:

@@ -66,7 +66,8 @@ def find_media(
         if owner is candidate.path:
             candidates.append(candidate)
         elif owner == candidate.path:
-            skipped.append(Skipped(candidate.path, "is listed twice; num_repeats repeats a dataset"))
+            reason = "is listed twice, and the first row counts; num_repeats repeats a dataset"
+            skipped.append(Skipped(candidate.path, reason))
         else:
             reason = f"its name without the ending is that of {owner.name}, so both would share one cache; rename one"
             skipped.append(Skipped(candidate.path, reason))

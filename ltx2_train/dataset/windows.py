@@ -87,11 +87,13 @@ class Cutter:
         else:
             if entry.kind == "image":
                 return [], "it is a video; list it in video_jsonl_file"
+            rated = media.fps is not None or entry.source_fps is not None
             media = at_rate(media, entry.source_fps or entry.target_fps)
             assert media.fps is not None
             if reason := self._seconds(media.duration):
                 return [], reason
             line = timing.timeline(media.path.name, media.times, media.fps, entry.target_fps, entry.source_fps)
+            line = line if rated else dataclasses.replace(line, notes=())  # nothing was detected; the plan says it
             explicit = self._explicit(media, line.frames)
             cut, reason = self._windows(line, explicit, media)
             if reason:
@@ -103,6 +105,9 @@ class Cutter:
             self._tell(f"{media.path.name} {NO_SOUND}: {silence}", "sound")
         if entry.audio_source == "none":
             self.fit.useless(UNHEARD, [candidate.sound])
+        if apart is not None and not silence:
+            with contextlib.suppress(DataError):  # whoever encodes it says so
+                self.fit.sound(media, self.look(apart))
         tracks: tuple[int, ...] = ()
         if apart is None and not silence:
             tracks, silence = chosen_tracks(media, entry.audio_track)

@@ -93,8 +93,12 @@ def save_after_error(run: Run, events: Events, status: str) -> str:
 
 
 def complete(run: Run, events: Events) -> None:
-    """Write the LoRA of the step that a run goes on from, where the save was cut short after its state."""
-    if run.step and not any(step == run.step for step, _ in list_loras(run.folder.loras, run.folder.name)):
+    """Write the LoRA of the step that a run goes on from, or the file beside it, where the save was cut short."""
+    there = [lora for step, lora in list_loras(run.folder.loras, run.folder.name) if step == run.step]
+    if lacking := [lora for lora in there if not lora.with_suffix(".json").exists()]:
+        with _tolerant(Saved(), f"file that says how the {run.product} came about", events):
+            _write_sidecars(run, lacking)
+    if run.step and not there:
         saved = Saved()
         _write_loras(run, events, saved)
         for step in saved.failed.keys() & {LORA, CHECK}:

@@ -28,7 +28,7 @@ from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame
 from .check_folder import folder_findings, idle_finding, pair_findings
 from .check_report import LEVELS, WHOLE, CheckReport, FileCheck, Finding, listed, worst
-from .check_rules import dataset_findings, duplicate_findings, seen_in_training, size_finding
+from .check_rules import dataset_findings, duplicate_findings, size_finding, validation_findings
 from .choices import GOALS
 
 __all__ = ["CheckReport", "FileCheck", "Finding", "check_dataset"]
@@ -116,7 +116,7 @@ def check_dataset(
     findings += [Finding("amber", "settings", WHOLE, note.rstrip(".")) for note in config.notes if note.kind == "idle"]
     findings += duplicate_findings(everything, events)
     held_out = [(part.name, fact) for part in parts if part.ref.validation for fact in part.facts]
-    findings += seen_in_training(held_out, {fact.path for _, fact in everything})
+    findings += validation_findings(held_out, {fact.path for _, fact in everything})
     voices = bool(training) and all(part.entry.kind == "audio" for part in training)
     counted = [fact for _, fact in everything]
     count = sum(len(fact.items) if fact.items[0].kind == "audio" else 1 for fact in counted)
@@ -153,7 +153,11 @@ def _check_part(
         part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in left_out if skip.path not in links]
         return
     part.plan = plan
-    part.findings += [left_out_finding(name, skip.path, skip.reason) for skip in plan.skipped if skip.path not in links]
+    trained = {item.source.path for item in plan.items}  # though a second row of theirs may be left out
+    for skip in plan.skipped:
+        if skip.path not in links:
+            finding = left_out_finding(name, skip.path, skip.reason)
+            part.findings.append(replace(finding, level="amber") if skip.path in trained else finding)
     for note in plan.warnings:
         if note.dataset == name and note.kind not in OF_FILES:
             part.findings.append(Finding("amber", "settings", name, _told_whole(note)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset.dataset_file import DatasetSettings
+from ..dataset.plan import seen_in_training
 from ..dataset.sources import copies
 from ..events import Events
 from .check_files import FileFacts, lost_frame
@@ -90,11 +91,13 @@ def duplicate_findings(facts: Sequence[tuple[str, FileFacts]], events: Events) -
     return findings
 
 
-def seen_in_training(validation: Sequence[tuple[str, FileFacts]], trained: Collection[Path]) -> Iterator[Finding]:
-    """Files of datasets for validation that are trained on as well."""
+def validation_findings(validation: Sequence[tuple[str, FileFacts]], trained: Collection[Path]) -> Iterator[Finding]:
+    """Files of datasets for validation that are trained on as well, or copies of such."""
+    seen = seen_in_training({fact.path for _, fact in validation}, trained)
     for dataset, fact in validation:
-        if fact.path in trained:
-            reason = "is trained on as well, so a run that validates refuses it"
+        if (other := seen.get(fact.path)) is not None:
+            what = "is" if other == fact.path else f"is a copy of {other.parent.name}/{other.name}, which is"
+            reason = f"{what} trained on as well, so a run that validates refuses it"
             yield Finding("amber", "duplicate", dataset, reason, "Take it out of one of the two.", fact.path)
 
 

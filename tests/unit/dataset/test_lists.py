@@ -180,7 +180,7 @@ def test_media_of_one_name_in_different_folders_all_train(folder):
         ("002__video", "002"),
         ("003__video", "003"),
     ]
-    assert reasons(plan) == ["video.png: is listed twice; num_repeats repeats a dataset"]
+    assert reasons(plan) == ["video.png: is listed twice, and the first row counts; num_repeats repeats a dataset"]
     assert len({item.latent_path for item in plan.items}) == 3
 
 

@@ -6,6 +6,7 @@ It is long: each file of a save may fail in its own way.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -547,3 +548,12 @@ def test_without_its_manifest_a_run_goes_on_from_its_states(runs, how):
     assert runs.taken == list(range(6))
     assert any("state_00000004" in text for text in events.warnings)
     assert read_manifest(runs.path)["status"] == "finished"
+
+
+def test_the_file_beside_a_lora_comes_with_the_next_start(runs):
+    runs.train(Heard(), steps=4)
+    beside = runs.path / "lora" / "fox_000004.json"
+    said = json.loads(beside.read_text())
+    beside.unlink()
+    runs.train(Heard(), steps=6)
+    assert {**json.loads(beside.read_text()), "time": ""} == {**said, "time": ""}
