@@ -1,60 +1,94 @@
 """A command as it was typed or saved in a script: its words, with quotes, line breaks and variables undone.
 
-bash, cmd.exe and PowerShell continue a line with a backslash, a caret and a backtick. A path from Windows keeps its
-backslashes: only one before a quote or a blank is taken for an escape. Arrays of bash and PowerShell are put where they
-are used. What a shell would have to work out ($(...), $1) is named as missing.
+A path from Windows keeps its backslashes: only one before a quote or a blank is taken for an escape. Arrays of bash and
+PowerShell are put where they are used. What a shell would have to work out ($(...), $1, a loop) is asked for where it
+reaches a command of a trainer. Every other statement is either of a kind that reaches none, or named as not read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-_REMARK = re.compile(r"^\s*(#|::|@?rem\b)", re.IGNORECASE)
-# a statement that only says something to the shell
-_TO_SHELL = re.compile(
-    r"^\s*(@?echo\b|set -|setlocal|endlocal|pause\b|cd\b|pushd\b|popd\b|source\b|\.\s|call\b(?!.*\.py\b)|exit\b)",
-    re.IGNORECASE,
-)
-# what parts the statements of a line; quotes are matched first and so passed over
-_PARTS = re.compile(r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*'|\$\([^)]*\)|`[^`]*`)|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;""")
-# a command in quotes that is given to another shell
-_INNER = re.compile(
-    r"""^\s*(?:\S*/)?(?:(?:ba|z)?sh\s+-\w*c|cmd(?:\.exe)?\s+/[ck])\s+(?P<quote>["'])(?P<inner>.*)(?P=quote)\s*$""", re.I
-)
+from .script_lines import ARRAY, FLAG, TEST, TRAINER, Told, shown, statements, whole_lines
+from .script_values import Branch, Values, filled, with_arrays
+
 _ASSIGNMENT = re.compile(
-    r"""^\s*(?:export\s+|set\s+"?|\$env:|\$)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>[^\s].*?)"?\s*$""", re.IGNORECASE
+    r"""^\s*(?:(?P<set>set\s+)"?|(?P<ps>\$(?:env:)?))?(?P<name>[A-Za-z_]\w*)\s*(?P<more>\+?)=(?!=)\s*(?P<value>.*?)\s*$""",
+    re.IGNORECASE | re.DOTALL,
 )
-# ARGS=(--a 1, or $a = @("--a", "1"; up to the bracket that closes it
-_ARRAY = re.compile(
-    r"""^\s*(?:(?:export|local|declare(?:\s+-\w+)*)\s+)?\$?(?P<name>[A-Za-z_]\w*)\s*(?P<more>\+?)=\s*@?\((?P<inner>.*)$"""
-)
+_EXPORT = re.compile(r"^\s*(?P<word>export|declare|local|readonly|typeset)\s+(?:-\w+\s+)*(?P<rest>.*)$", re.DOTALL)
+_ONE_OF_EXPORT = re.compile(r"^(?P<name>[A-Za-z_]\w*)(?P<more>\+?)=(?P<value>.*)$", re.DOTALL)
 # NAME=value before a command, for this command alone
 _FOR_ONE = re.compile(
-    r"""^\s*(?P<name>[A-Za-z_]\w*)=(?P<value>"[^"]*"|'[^']*'|(?:\$\([^)]*\)|`[^`]*`|(?!\$\()[^\s"'`])*)\s+(?=\S)"""
+    r"""^\s*(?P<name>[A-Za-z_]\w*)=(?!\()(?P<value>(?:"[^"]*"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|`[^`]*`|(?!\$\()[^\s"'`])*)\s+(?=\S)"""
 )
-_USED_ARRAY = re.compile(r""""?\$\{(?P<a>\w+)\[[@*]\]\}"?|(?<!\S)@(?P<b>[A-Za-z_]\w*)(?!\S)""")
-_VARIABLE = re.compile(
-    r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?-(?P<default>[^}]*))?\}|%(?P<c>\w+)%|\$(?P<d>[A-Za-z_]\w*)|!(?P<e>[A-Za-z_]\w*)!"
-)
-# what a shell works out: a command's output, a part of a variable, what the script was called with
-_WORKED_OUT = re.compile(r"\$\([^)]*\)|\$\{[^}]*\}|`[^`\n]+`|\$\d|%(?:~[a-z]*)?\d(?!\w)")
-_ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*)"?(?!\S)')
+_ENV = re.compile(r"^\s*(?:/\S*/)?env\s+(?:-\S+\s+)*(?=\w+=)")
+_ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*|@args)"?(?!\S)')
 _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 _WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
-_FLAG = re.compile(r"^--?[A-Za-z]")
-_BEHIND_REMARK = re.compile(r"""("[^"]*"|'[^']*')|\s+#\s.*$""")
-_TEST = re.compile(r"^\s*(?:\[|test\s)")  # which decides about what follows && or ||
-_BRANCH = re.compile(r"^\s*(?:then|else|do)\s+", re.IGNORECASE)
-# a file that bash writes from the lines that follow, up to a word
-_HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(?P<end>[A-Za-z_]\w*)[\"']?")  # nor <<<, nor a shift of bits
-_INTO = re.compile(r">>?\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
 _OF_PYTHON = ("venv", "virtualenv", "pip")  # which set it up
+_LAUNCHERS = ("accelerate", "torch.", "deepspeed", "pdb", "debugpy", "cProfile")  # modules that start another
 _NUMBER = re.compile(r"^-[\d.]")
 # "..." and "(other training args)": a guide's words for flags that it leaves out
 _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
+
+# words before a statement that change nothing of what it says
+_LED = re.compile(
+    r"^\s*(?:(?:then|else|do|if|elif|while|until|!|time|exec|\{|\(|&|@)\s+|@(?=\w)|\((?!\()|call\s+(?=\S*(?:py|accelerate)))*",
+    re.I,
+)
+_FUNCTION = re.compile(r"^\s*(?:function\s+(?P<name>[\w:-]+)\s*(?:\(\s*\))?|(?P<bare>[\w:-]+)\s*\(\s*\))\s*(?:\{\s*)?")
+_CASE_OF = re.compile(r"^\s*case\s+.*?\s+in(?:\s+|$)", re.DOTALL)
+_PATTERN = re.compile(r"""^\s*\(?(?P<of>(?:"[^"]*"|'[^']*'|[^\s()"'=])+)\)\s*""")
+_IF_CMD = re.compile(
+    r"^\s*if\s+(?:/i\s+)?(?P<asked>(?:not\s+)?(?:exist\s+\S+|defined\s+\S+|errorlevel\s+\d+|\S+\s*(?:==|\s(?:neq|equ|gtr|lss|geq|leq)\s)"
+    r"\s*\S+))\s+(?P<rest>[^({\s].*)$",
+    re.IGNORECASE,
+)
+_LOOP = re.compile(r"^\s*(?:for|select)\s+(?P<a>[A-Za-z_]\w*)(?=\s+in\b|\s*$)|^\s*foreach\s*\(\s*\$(?P<b>\w+)[^{]*\{?")
+_FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^)]*\)\s*do\s+\(?\s*", re.IGNORECASE)
+_DEFAULT = re.compile(r"\$\{\w+:?=")
+# what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
+_STARTS = re.compile(r"^.*?(?<!\S)(?=(?:\S*/)?(?:python[\d.]*(?:\.exe)?|accelerate|torchrun|deepspeed)\s)", re.DOTALL)
+_STRUCTURE = re.compile(
+    r"^(?:fi|done|esac|else|then|do|[(){};]+|[)}]\s*else(?:\s*if\b.*)?\s*[({]?|if\b.*[({]|:\w+)?$", re.I | re.S
+)
+# statements that set variables in another way: all their words may be names
+_SETS = re.compile(
+    r"^\s*(?:read\b|mapfile\b|readarray\b|printf\s+-v\b|let\b|\(\(|unset\b|getopts\b|set\s+--|set\s+/[ap]\b|for\b|select\b|while\b|param\b"
+    r"|set-variable\b|\w+\[.*?\]\s*\+?=|\[\w+\]\s*\$)",
+    re.IGNORECASE,
+)
+_SETS_INSIDE = re.compile(r"(?<![-\w.])\$?(?:env:|script:|global:)?([A-Za-z_]\w*)\s*\+?=(?!=)")
+_SOURCE = re.compile(r"""^\s*(?:source|\.|call)\s+(?P<quote>["']?)(?P<file>[^"'\s]+)(?P=quote)""", re.IGNORECASE)
+_SETS_UP = re.compile(r"activate|conda|bashrc|profile|setvars|vcvars|nvm|^:", re.IGNORECASE)
+# programs whose output and whose files no setting of a run comes from
+_ONLY_NAMES = re.compile(
+    r"^\s*(?:sudo\s+)?(?:\[\[?\s|(?:test|rm|ls|dir|cp|mv|chmod|git|grep|pgrep|pkill|killall|kill|ps|cat|head|tail|less|echo|printf|which"
+    r"|where|mkdir|cd|touch|wc|find|tar|zip|scp|rsync|write-host|test-path)(?![\w-]))",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(
+    r"^\s*(?:sudo\s+(?:-\S+\s+)*)?(?:\[\[?\s|(?:test|true|false|:|mkdir|md|ls|dir|pwd|sleep|timeout|wait|date|trap|shift|return|break|continue"
+    r"|nvidia-smi|nvcc|free|df|du|uname|hostname|whoami|which|where|type|command|hash|ulimit|umask|module|ml|chmod|chown|touch|rm|del|rmdir|rd"
+    r"|git|pip|pip3|conda|mamba|micromamba|poetry\s+install|uv\s+(?:pip|sync|venv)|apt|apt-get|brew|yum|dnf|deactivate|activate"
+    r"|grep|egrep|head|tail|less|more|wc|sort|uniq|cut|tr|find|xargs\s+kill|pgrep|pkill|kill|killall|ps|htop|watch|clear|cls|title|color|chcp|ping|goto"
+    r"|cat|printf|echo|tput|stat|realpath|basename|dirname|tar|unzip|zip|7z|rsync|scp|aws|gsutil|rclone|huggingface-cli|hf|wandb|tensorboard|ray"
+    r"|curl|wget|aria2c|cp|mv|copy|xcopy|move|robocopy|ln|tee|log|ffmpeg|ffprobe|local|export|shopt|alias|disown|fg|bg|jobs|exit|cd|pushd|popd|logout|sync"
+    r"|python[\d.]*(?:\.exe)?\s+(?:-m\s+(?:venv|pip|virtualenv|ensurepip)|--version|-V|-c\s+(?!.*(?:open|write|dump|copy|move|save))[\"'])"
+    r"|write-host|write-output|write-error|start-sleep|set-location|new-item|remove-item|test-path|get-location|push-location|pop-location"
+    r"|get-childitem|copy-item|move-item|invoke-webrequest|out-null|start-transcript|stop-transcript|set-strictmode|set-executionpolicy)"
+    r"(?:\.exe)?(?![\w-]))",
+    re.IGNORECASE,
+)
+_WRITES = re.compile(
+    r"(?<![2&])>>?\s*(?!&|/dev/|nul\b|\$null)|^\s*(?:sudo\s+)?(?:tee|cp|mv|copy|move|ln|sed\s.*-i|perl\s.*-i|yq\s.*-i|wget|curl|aria2c)\b",
+    re.I,
+)
 
 
 @dataclass
@@ -62,6 +96,7 @@ class Command:
     """One command: the program it runs, its flags in order (one without a value is true), and words without a flag.
 
     `cut_short`: it was copied with words like "..." for flags that are left out. `is_script`: Python runs it.
+    `launched_with`: words to a launcher that set nothing of a run.
     """
 
     program: str
@@ -69,141 +104,317 @@ class Command:
     plain: list[str] = field(default_factory=list)
     cut_short: bool = False
     is_script: bool = False
+    launched_with: list[str] = field(default_factory=list)
+
+    @property
+    def of_trainer(self) -> bool:
+        """Whether it may be a command of a program that is read."""
+        return self.is_script or self.program in ("", "simpletuner")
 
 
-class _Variables(dict[str, str]):
-    """What a script sets; `before` holds other values that a name may have, since a condition decides.
+@dataclass
+class Script:
+    """What a script holds: its commands, and the variables it sets, of which `environment` is seen by programs.
 
-    `undecided`: what is set now is set under a condition. `lacks`: of a name, what its value uses and is not set.
+    `asked` are sentences on values that a command uses and that nobody knows without running the script; `told` those
+    on what counts all the same; `unread` are statements that are not read, with their lines, `writes` those that may
+    write files.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.before: dict[str, list[str]] = {}
-        self.undecided = False
-        self.lacks: dict[str, list[str]] = {}
-
-    def __setitem__(self, name: str, value: str) -> None:
-        if not self.undecided:
-            self.before.pop(name, None)
-        elif self.get(name, value) != value:
-            self.before.setdefault(name, []).append(self[name])
-        super().__setitem__(name, value)
+    commands: list[Command]
+    variables: dict[str, str]
+    environment: dict[str, str]
+    asked: list[str]
+    told: list[str]
+    unread: list[tuple[int, str]]
+    writes: list[tuple[int, str]]
 
 
-def read_commands(text: str, told: list[str] | None = None) -> tuple[list[Command], dict[str, str], list[str]]:
-    """The commands of a script, the variables it sets, and the names of variables that it uses and does not set, or
-    that it sets to one value or another.
+def read_commands(text: str, folder: Path | None = None) -> Script:
+    """The commands of a script, whose `source` files are looked for in `folder`.
 
-    Flags that follow where a shell ends the command are taken all the same; a sentence on each place, and on each file
-    that the script writes itself, goes to `told`.
+    Flags that follow where a shell ends the command are taken all the same.
     """
-    told = [] if told is None else told
-    text = _without_files(text, told)
-    variables = _Variables()
-    arrays: dict[str, str] = {}
-    commands: list[Command] = []
-    missing: list[str] = []
-    bash, depth = re.search(r"(?:^|[\s;])(?:fi|esac)\b", text) is not None, 0
-    for line in _whole_lines(text, told):
-        if (array := _ARRAY.match(line)) is not None:
-            inner = re.sub(r"\)\s*$", "", _with_arrays(array["inner"], arrays))
-            inner = re.sub(r""",(?=\s*["'])""", " ", inner)  # PowerShell has commas between them
-            before = f"{arrays.get(array['name'], '')} " if array["more"] else ""
-            arrays[array["name"]] = before + _insert(inner, variables, missing)
-            continue
-        for statement, tested in _statements(line):
-            depth = max(0, depth + _deeper(statement, bash))
-            variables.undecided = tested or depth > 0
-            command = _read_statement(statement, arrays, variables, missing)
-            commands += [command] if command is not None else []
-    names = [name for name in variables.before if re.search(rf"[$%!]\{{?(?:env:)?{name}\b", text)]
-    missing += [f"{name} ({' or '.join([*variables.before[name], variables[name]])})" for name in names]
-    return [one for one in commands if one.flags or one.plain], variables, list(dict.fromkeys(missing))
+    reader = _Reader(folder)
+    reader.read(text)
+    return Script(
+        [one for one in reader.commands if one.flags or one.plain],
+        reader.variables.texts(),
+        reader.environment,
+        list(dict.fromkeys([*reader.told.problems, *reader.asked])),
+        list(dict.fromkeys(reader.told.notes)),
+        reader.unread,
+        reader.writes,
+    )
 
 
-def _deeper(statement: str, bash: bool) -> int:
-    """By how much a statement of bash, or else of cmd.exe or PowerShell, leads deeper into conditions."""
-    words = statement.lower().split()
-    if bash:
-        return {"if": 1, "case": 1, "fi": -1, "esac": -1}.get(words[0], 0)
-    if words in ([")"], ["}"]):
-        return -1
-    return int(words[0].startswith("if") and words[-1][-1] in "({")
+@dataclass
+class _Block:
+    kind: str  # "if", "loop" or "other"
+    branch: Branch
 
 
-def _without_files(text: str, told: list[str]) -> str:
-    """`text` without the lines that a script writes into files."""
-    kept: list[str] = []
-    end = ""
-    lines = text.replace("\r\n", "\n").split("\n")
-    for number, line in enumerate(lines):
-        if end:
-            end = "" if line.strip() == end else end
-            continue
-        kept.append(line)
-        here = None if _REMARK.match(line) else _HERE.search(line)
-        if here is not None and any(other.strip() == here["end"] for other in lines[number + 1 :]):
-            end = here["end"]
-            if (into := _INTO.search(line)) is not None:  # else a program reads it
-                told.append(f"{into['file']} is written by the script, and what lies there now is read")
-    return "\n".join(kept)
+class _Reader:
+    """Reads statement by statement, with what is set so far."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.variables, self.arrays = Values(), Values()
+        self.environment: dict[str, str] = {}
+        self.commands: list[Command] = []
+        self.asked: list[str] = []
+        self.told = Told()
+        self.unread: list[tuple[int, str]] = []
+        self.writes: list[tuple[int, str]] = []
+        self._blocks: list[_Block] = []
+        self._number_of_blocks = 0
+        self._is_bash = False
+        self._condition = ""
+        self._tested = self._hides_command = False
+        self._unknown_sets: list[str] = []  # statements after which any variable may be another
+        self._sourced: set[Path] = set()
+        self._functions: set[str] = set()
+        self._arguments = ""  # a sentence where the script sets its own arguments
+
+    def read(self, text: str, first: int = 1) -> None:
+        """Read `text`, whose first line has the number `first`."""
+        outer = self._is_bash
+        self._is_bash = re.search(r"(?:^|[\s;])(?:fi|esac|done)\b", text) is not None
+        for number, line in whole_lines(text, self.told, first):
+            for one in statements(line):
+                self._tested, self._hides_command = one.tested, one.hides_command
+                self._follow_blocks(one.text)
+                self._read_statement(number, one.text)
+                if TEST.match(one.text) is not None:
+                    self._condition = one.text
+        self._is_bash = outer
+
+    def _follow_blocks(self, statement: str) -> None:
+        """Keep count of the conditions and loops that a statement opens or closes."""
+        words = statement.lower().split()
+        first, block = words[0], self._blocks[-1] if self._blocks else None
+        if self._is_bash:
+            if first in ("if", "case", "for", "while", "until", "select"):
+                self._open("if" if first in ("if", "case") else "loop", statement)
+            elif first in ("fi", "esac", "done") and block is not None:
+                self._blocks.pop()
+            elif first in ("else", "*)", "elif") and block is not None:
+                block.branch.last = first != "elif"
+            return
+        closes, opens = first[0] in ")}", words[-1][-1] in "({" and "=" not in first
+        if closes and len(words) > 1 and words[1].startswith("else") and block is not None:
+            block.branch.last = "if" not in words
+        elif closes and block is not None:
+            self._blocks.pop()
+        elif opens:
+            is_loop = re.match(r"for|while", first)
+            self._open("if" if first.startswith(("if", "switch")) else "loop" if is_loop else "other", statement)
+
+    def _open(self, kind: str, statement: str) -> None:
+        self._number_of_blocks += 1
+        self._blocks.append(_Block(kind, Branch(self._number_of_blocks, condition=statement)))
+
+    def _branch(self) -> Branch | None:
+        """The condition that decides about the statement, or None."""
+        if self._tested:
+            return Branch(condition=self._condition)
+        return next((block.branch for block in reversed(self._blocks) if block.kind == "if"), None)
+
+    def _read_statement(self, number: int, statement: str) -> None:
+        body = self._led(number, statement)
+        if (asked := _IF_CMD.match(body)) is not None and not self._is_bash:
+            self._tested, self._condition = True, asked["asked"]
+            body = asked["rest"]
+        if _STRUCTURE.match(body.strip()):
+            return
+        body = _LED.sub("", body).strip()
+        while (one := _FOR_ONE.match(_ENV.sub("", body))) is not None:
+            self.environment[one["name"]] = filled(_plain(one["value"]), self.variables, [])
+            body = _ENV.sub("", body)[one.end() :]
+        if _STRUCTURE.match(body):
+            return
+        if (source := _SOURCE.match(body)) is not None and not TRAINER.search(body):
+            self._source(number, statement, source["file"])
+        elif not self._assigned(number, statement, body):
+            self._command(number, statement, body)
+
+    def _led(self, number: int, statement: str) -> str:
+        """A statement without the head of the loop, function or case that it stands behind."""
+        if (loop := _LOOP.match(statement)) is not None:
+            name = loop["a"] or loop["b"]
+            self.variables.hide(name, _sets(name, number, statement))
+            return statement[loop.end() :] if loop["b"] else ""
+        if (function := _FUNCTION.match(statement)) is not None:
+            self._functions.add(function["name"] or function["bare"])
+        body = _FOR_CMD.sub("", _CASE_OF.sub("", _FUNCTION.sub("", statement)))
+        if (pattern := _PATTERN.match(body)) is not None and any(one.kind == "if" for one in self._blocks):
+            if pattern["of"] == "*":
+                self._blocks[-1].branch.last = True
+            body = body[pattern.end() :]
+        return _closed(body)
+
+    def _assigned(self, number: int, statement: str, body: str) -> bool:
+        """Whether a statement sets variables or an array, which are set then."""
+        if (array := ARRAY.match(body)) is not None:
+            lacks: list[str] = []
+            inner = re.sub(r"\)\s*$", "", with_arrays(array["inner"], self.arrays, lacks))
+            inner = filled(re.sub(r""",(?=\s*["'])""", " ", inner), self.variables, lacks)  # PowerShell has commas
+            self._set(self.arrays, array["name"], inner.strip(), lacks, bool(array["more"]), True, " ")
+            return True
+        if (export := _EXPORT.match(body)) is not None:
+            words = [_ONE_OF_EXPORT.match(word) for word in _WORD.findall(export["rest"])]
+            for one in filter(None, words):
+                self._assign(one["name"], _plain(one["value"]), bool(one["more"]))
+                if export["word"] == "export":
+                    self.environment[one["name"]] = self.variables.texts()[one["name"]]
+            if "$(" in export["rest"] and not any(words):
+                self._unknown_sets.append(f"line {number} {shown(statement)}")
+            return True
+        found = _ASSIGNMENT.match(body)
+        if found is None or body.startswith("-"):
+            return False
+        value, windows = found["value"], bool(found["set"] or found["ps"])
+        if found["ps"] and not re.fullmatch(r"""(?:@)?"[^"]*"|'[^']*'|[+-]?[\d.eE+-]+|\$(?:env:)?\w+""", value):
+            self.variables.hide(found["name"], _sets(found["name"], number, statement))
+            return True
+        if found["set"]:
+            value = value.removesuffix('"') if re.match(r'(?i)\s*set\s+"', body) else value
+            value = value.strip('"') if " " not in value else value
+        else:
+            value = _plain(value)
+        self._assign(found["name"], value, bool(found["more"]), windows)
+        if found["set"] or (found["ps"] or "").lower() == "$env:":
+            self.environment[found["name"]] = self.variables.texts().get(found["name"], value)
+        return True
+
+    def _assign(self, name: str, value: str, more: bool, windows: bool = False) -> None:
+        lacks: list[str] = []
+        self._set(self.variables, name, filled(value, self.variables, lacks), lacks, more, windows)
+
+    def _set(
+        self,
+        values: Values,
+        name: str,
+        text: str,
+        lacks: list[str],
+        more: bool,
+        windows: bool = False,
+        between: str = "",
+    ) -> None:
+        if more and (before := values.find(name, exact=not windows)) is not None:
+            text, lacks = f"{before.text}{between}{text}", [*before.lacks, *lacks]
+        values.set(name, text, lacks, self._branch(), windows)
+
+    def _source(self, number: int, statement: str, name: str) -> None:
+        """Read a file that the script reads as its own, if it lies beside it."""
+        if _SETS_UP.search(name):
+            return
+        path = None if self.folder is None else self.folder / name.replace("\\", "/")
+        if path is None or not path.is_file() or path in self._sourced:
+            self.unread.append((number, statement))
+            self._unknown_sets.append(f"line {number} {shown(statement)}")
+            return
+        self._sourced.add(path)
+        try:
+            self.read(path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError):
+            self.unread.append((number, statement))
+
+    def _command(self, number: int, statement: str, body: str) -> None:
+        """Read a command, or find that it is none of a trainer."""
+        if _DEFAULT.search(body):
+            filled(body, self.variables, [])
+        if _SETS.match(body):
+            if re.match(r"set\s+--", body):
+                self._arguments = _sets("@", number, statement)
+            self._hide(number, statement, re.findall(r"[A-Za-z_]\w*", body))
+            return
+        if _HARMLESS.match(body) and (
+            not TRAINER.search(body) or (_ONLY_NAMES.match(body) and not self._hides_command)
+        ):
+            if _WRITES.search(body) and "<<" not in body:
+                self.writes.append((number, statement))
+            return
+        if body.split()[0] in self._functions:
+            return
+        lacks = [self._arguments] if self._arguments and _ALL_ARGUMENTS.search(body) else []
+        whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", body))
+        if self._read_inner(number, whole):
+            return
+        start = begin.end() if (begin := _STARTS.match(whole)) is not None else 0
+        text = filled(whole[:start], self.variables, [])
+        text += filled(with_arrays(whole[start:], self.arrays, lacks), self.variables, lacks)
+        words = [_plain(word) for word in _unredirected(_WORD.findall(text))]
+        if not words:
+            return
+        command = _command(words)
+        command.cut_short = _LEFT_OUT.search(body) is not None
+        command.is_script = command.program not in _OF_PYTHON and any(
+            one.endswith(".py") or one == "-m" for one in words
+        )
+        if command.of_trainer:
+            self.commands.append(command)
+            self.asked += lacks
+            if self._unknown_sets and TRAINER.search(text) and re.search(r"[$%!]\{?\w", whole):
+                self.asked.append(
+                    f"{self._unknown_sets[-1]}: what it sets is not known, and the command uses variables. Write their "
+                    "values into the command."
+                )
+        elif TRAINER.search(text):
+            self.asked.append(
+                f"line {number}: {shown(statement)} holds a command of a trainer that is not read. Write it with its "
+                "values, as python runs it, into a file of its own."
+            )
+        else:
+            self.commands.append(command)  # a guide's words, or a program of others
+            self.unread.append((number, statement))
+            self._hide(number, statement, _SETS_INSIDE.findall(body))
+        if not TRAINER.search(text) and _WRITES.search(body):
+            self.writes.append((number, statement))
+
+    def _read_inner(self, number: int, body: str) -> bool:
+        """Read what is given in quotes to another shell, here or on another machine; False where there is none."""
+        raw = _WORD.findall(body)
+        if raw and raw[0] == "eval":
+            lacks: list[str] = []
+            text = filled(
+                with_arrays(" ".join(_plain(word) for word in raw[1:]), self.arrays, lacks), self.variables, lacks
+            )
+            if TRAINER.search(text):
+                self.asked += lacks
+                self.read(text, number)
+            else:
+                self._unknown_sets.append(f"line {number} {shown(body)}")
+            return True
+        for word in raw:
+            word = re.sub(r"^--?\w+=(?=[\"'])", "", word)  # sbatch --wrap="..."
+            if word[0] not in "\"'":
+                if word.endswith(".py") or (TRAINER.search(word) and " " not in word):
+                    return False
+                continue
+            lacks = []
+            text = _plain(filled(word, self.variables, lacks))
+            if TRAINER.search(text) and re.search(r"\s", text.strip()) and not text.endswith(".py"):
+                self.asked += [one for one in lacks if "condition" in one]
+                self.read(text, number)
+                return True
+        return False
+
+    def _hide(self, number: int, statement: str, names: Iterable[str]) -> None:
+        for name in dict.fromkeys(names):
+            self.variables.hide(name, _sets(name, number, statement))
 
 
-def _read_statement(
-    statement: str, arrays: Mapping[str, str], variables: _Variables, missing: list[str]
-) -> Command | None:
-    """The command of a statement, or None where it sets variables (which are added to `variables`) or has no word.
-
-    What it uses and is not set is added to `missing` where it may train.
-    """
-    statement = _BRANCH.sub("", statement)
-    while (one := _FOR_ONE.match(statement)) is not None:
-        _assign(one, variables)
-        statement = statement[one.end() :]
-    assignment = _ASSIGNMENT.match(statement)
-    if assignment is not None and not statement.lstrip().startswith("-"):
-        _assign(assignment, variables)
-        return None
-    whole, lacked = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", statement)), list[str]()
-    words = _unredirected(_WORD.findall(_insert(_with_arrays(whole, arrays), variables, lacked)))
-    if not words:
-        return None
-    plain = [_plain(word) for word in words]
-    command = _command(plain)
-    command.cut_short = whole != statement
-    command.is_script = command.program not in _OF_PYTHON and any(one.endswith(".py") or one == "-m" for one in plain)
-    if command.is_script or command.program in ("", "simpletuner"):
-        missing += lacked
-    return command
+def _sets(name: str, number: int, statement: str) -> str:
+    return f"${name}: line {number} {shown(statement)} sets it; write its value"
 
 
-def _assign(found: re.Match[str], variables: _Variables) -> None:
-    lacked: list[str] = []
-    variables[found["name"]] = _insert(found["value"].strip("\"'"), variables, lacked)
-    variables.lacks[found["name"]] = lacked
-
-
-def _statements(line: str) -> Iterator[tuple[str, bool]]:
-    """The statements of a line but those that only say something to the shell, and whether a test decides about each;
-    brackets around all of it are undone."""
-    bare = line.strip()
-    if bare.startswith("(") and bare.endswith(")"):
-        line = bare[1:-1]
-    start, tested = 0, False
-    for end in [*(found.span() for found in _PARTS.finditer(line) if not found["quoted"]), (len(line), len(line))]:
-        statement, parted = line[start : end[0]], line[end[0] : end[1]]
-        decided, tested = tested, parted in ("&&", "||") and (tested or _TEST.match(statement) is not None)
-        start = end[1]
-        if (given := _INNER.match(statement)) is not None:
-            yield from _statements(given["inner"])
-        elif statement.strip() and not _TO_SHELL.match(statement):
-            yield statement, decided
-
-
-def _with_arrays(text: str, arrays: Mapping[str, str]) -> str:
-    """`text` with the words of each array where it is used; one that is not known stays as it is."""
-    return _USED_ARRAY.sub(lambda found: arrays.get(found["a"] or found["b"], found[0]), text)
+def _closed(body: str) -> str:
+    """`body` without the bracket at its end that closes what it stands in."""
+    bare = body.rstrip()
+    if re.search(r"\s\}$", bare) or (bare.endswith(")") and bare.count("(") < bare.count(")")):
+        return bare[:-1]
+    return body
 
 
 def _unredirected(words: Iterable[str]) -> list[str]:
@@ -219,98 +430,21 @@ def _unredirected(words: Iterable[str]) -> list[str]:
     return kept
 
 
-def _whole_lines(text: str, told: list[str]) -> Iterator[str]:
-    """Lines with what continues them; a line that begins with a flag belongs to the one before, and where a shell
-    sees that otherwise, it goes to `told`."""
-    whole = ""
-    open_line = False
-    why_ended = ""
-    for number, raw in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-        line = raw.rstrip()
-        in_array = open_line and _ARRAY.match(whole) is not None
-        if not line.strip():
-            why_ended = why_ended or ("" if in_array else f"line {number} is empty")
-            open_line = in_array
-            continue
-        if not open_line and (_REMARK.match(line) or not any(True for _ in _statements(line))):
-            continue
-        if _REMARK.match(line):
-            why_ended = why_ended or ("" if in_array else f"line {number} is a remark")
-            continue
-        if why_ended and _FLAG.match(line.strip()) and whole and not _FLAG.match(whole.strip()):
-            flag = line.split()[0]
-            told.append(
-                f"{why_ended}: a shell ends the command there, so {flag} (line {number}) was not given to it; "
-                "here it counts"
-            )
-        why_ended = _why_ended(raw, number)
-        joined = open_line or bool(_FLAG.match(line.strip()))
-        open_line = _goes_on(line) and not line.endswith(('"\\', "\\\\"))
-        line = line[:-1].rstrip() if open_line else line
-        line = _without_remark(line)
-        if (array := _ARRAY.match(f"{whole} {line}" if joined and whole else line)) is not None:
-            open_line = not array["inner"].rstrip().endswith(")")  # up to the line that closes it
-            why_ended = "" if open_line else why_ended
-        if joined and whole:
-            whole += " " + line.strip()
-        else:
-            if whole:
-                yield whole
-            whole = line
-    if whole:
-        yield whole
-
-
-def _without_remark(line: str) -> str:
-    """`line` without what stands behind a # that is not in quotes."""
-    return _BEHIND_REMARK.sub(lambda found: found[1] or "", line)
-
-
-def _goes_on(line: str) -> bool:
-    """Whether a line ends in a sign that continues it; two backticks are the command of bash between them."""
-    return line.endswith(("\\", "^")) or (line.endswith("`") and line.count("`") % 2 == 1)
-
-
-def _why_ended(line: str, number: int) -> str:
-    """Why a shell ends a command with a line, which is the `number`th; "" where it goes on."""
-    if _without_remark(line) != line:
-        return f"a remark stands in line {number}"
-    if not _goes_on(line.rstrip()):
-        return f"line {number} has no sign at its end that continues it"
-    return "" if line == line.rstrip() else f"a blank stands behind the last sign of line {number}"
-
-
-def _insert(text: str, variables: _Variables, missing: list[str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match["a"] or match["b"] or match["c"] or match["d"] or match["e"]
-        for known, inner in variables.items():
-            if known.lower() == name.lower():
-                missing.extend(variables.lacks.get(known, ()))
-                return inner
-        if match["default"] is not None:
-            return match["default"]
-        missing.append(name)
-        return match[0]
-
-    missing += [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if not _VARIABLE.fullmatch(found[0])]
-    return _VARIABLE.sub(value, text)
-
-
 def _plain(word: str) -> str:
     """A word without its quotes."""
-    parts = re.findall(r""""(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^"'\\]+|\\""", word)
+    parts = re.findall(r""""(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^"'\\]+|\\|["']""", word)
     text = ""
     for part in parts:
         if part[:1] in "\"'" and len(part) > 1:
             text += part[1:-1].replace('\\"', '"')
-        else:
+        elif part not in ('"', "'"):
             text += part[1:] if len(part) == 2 and part[0] == "\\" else part
     return text
 
 
 def _command(words: list[str]) -> Command:
-    program, rest = _program(words)
-    command = Command(program)
+    program, rest, launched_with = _program(words)
+    command = Command(program, launched_with=launched_with)
     name: str | None = None
     values: list[str] = []
 
@@ -319,7 +453,7 @@ def _command(words: list[str]) -> Command:
             command.flags.append((name, True if not values else values[0] if len(values) == 1 else list(values)))
 
     for word in rest:
-        if _FLAG.match(word) and not _NUMBER.match(word):
+        if FLAG.match(word) and not _NUMBER.match(word):
             close()
             name, sign, value = word.lstrip("-").partition("=")
             values = [value] if sign else []
@@ -334,27 +468,37 @@ def _command(words: list[str]) -> Command:
     return command
 
 
-def _program(words: list[str]) -> tuple[str, list[str]]:
-    """The script that a command runs, and its words; those of what launches it count with them."""
+def _program(words: list[str]) -> tuple[str, list[str], list[str]]:
+    """The script that a command runs, and its words; those of accelerate count with them, and those of other launchers
+    come last."""
     for number, word in enumerate(words):
         name = re.split(r"[\\/.]", word.removesuffix(".py"))[-1]
-        if word.endswith(".py") or (number and words[number - 1] == "-m" and "accelerate" not in word):
-            return name, [*_launcher(words[:number]), *words[number + 1 :]]
+        module = number and words[number - 1] == "-m" and not word.startswith(_LAUNCHERS)
+        if word.endswith(".py") or module:
+            flags, others = _launcher(words[:number])
+            return name, [*flags, *words[number + 1 :]], others
         if word.startswith("-") and number == 0:
-            return "", words
+            return "", words, []
     if "simpletuner" in words[0]:
-        return "simpletuner", words[2:]
-    return words[0], words[1:]
+        return "simpletuner", words[2:], []
+    return words[0], words[1:], []
 
 
-def _launcher(words: list[str]) -> list[str]:
-    """The flags given to accelerate; `--mixed_precision` is said a second time by the script itself."""
+def _launcher(words: list[str]) -> tuple[list[str], list[str]]:
+    """The flags given to accelerate, and those of it and of other launchers that say nothing of a run;
+    `--mixed_precision` is said a second time by the script itself."""
     flags: list[str] = []
-    begin = next((number for number, word in enumerate(words) if "accelerate" in word), len(words))
+    others: list[str] = []
+    starts = [
+        number for number, word in enumerate(words) if re.search(r"accelerate|torchrun|torch\.dist|deepspeed", word)
+    ]
+    begin = starts[0] if starts else len(words)
+    is_accelerate = bool(starts) and "accelerate" in words[begin]
     for number, word in enumerate(words):
         if number < begin or word == "-m" or not word.startswith("--"):
             continue
         following = words[number + 1] if number + 1 < len(words) else ""
         value = [following] if following and not following.startswith("-") and "=" not in word else []
-        flags += [word, *value]
-    return flags
+        kept = flags if is_accelerate and not word.startswith("--config_file") else others
+        kept += [word, *value]
+    return flags, others

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from ..foreign import program_rows
 from ..media.names import is_file
 from ..paths import from_folder
 from ..toml import read_toml
-from .command_file import Command, read_commands
+from .command_file import Command, Script, read_commands
 from .describe import aliases, groups
+from .script_lines import shown
 from .translate import known_names, unfold
 
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
@@ -201,28 +203,37 @@ def _json(path: Path) -> SettingsFile:
 
 
 def _script(path: Path) -> SettingsFile:
-    told: list[str] = []
-    commands, variables, missing = read_commands(_text(path), told)
-    if not commands:
-        raise ConfigError(f"{path} holds no command with flags.")
-    unset, one_of = "the script uses it and does not set it", "a condition of the script decides"
-    problems = [
-        f"{'' if name[0] in '`%@' else '$'}{name}: {one_of if ' or ' in name else unset}; write its value"
-        for name in missing
+    script = read_commands(_text(path), path.absolute().parent)
+    found = _of_commands(path, script)
+    told = " ".join(found.notes)
+    unread = [
+        f"line {number} is not read: {shown(text)}"
+        for number, text in script.unread
+        if f"line {number} {shown(text)}" not in told
     ]
+    return replace(found, problems=[*script.asked, *found.problems], notes=[*found.notes, *unread])
+
+
+def _of_commands(path: Path, script: Script) -> SettingsFile:
+    """What the commands of a script come to."""
+    commands, environment = script.commands, script.environment
+    if not any(one.of_trainer for one in commands):
+        rest = [*script.asked, *(f"line {number}: {shown(text)}" for number, text in script.unread)]
+        more = f" What it holds: {'; '.join(rest[:5])}" if rest else ""
+        raise ConfigError(f"{path} holds no command with flags.{more}")
     notes = ["... stands for flags that are not in the file"] if any(one.cut_short for one in commands) else []
-    notes += told
+    notes += script.told
     if configs := [one for one in commands if _is_official(one)]:
         _require_one(path, configs)
         found = _yaml(path.absolute().parent / configs[0].plain[0])
         rest = [f"--{name} of {configs[0].program} is not taken over" for name, _ in configs[0].flags]
         rest += _passed_over([one for one in commands if one not in configs])
-        return replace(found, problems=problems, notes=[*notes, *rest])
+        return replace(found, notes=[*notes, *rest])
     if own := [one for one in commands if one.program == "simpletuner"]:
         _require_one(path, own)
         notes += _passed_over([one for one in commands if one not in own])
         flags, twice, more_notes = _collected(path, own, own)
-        return SettingsFile("simpletuner", path, flags, True, [], [*problems, *twice], [*notes, *more_notes])
+        return SettingsFile("simpletuner", path, flags, True, [], twice, [*notes, *more_notes])
     of_run = [one for one in commands if one.program in _OF_A_RUN]
     others = [one for one in commands if one not in of_run and one.program.startswith("ltx2_")]
     if not of_run and not any(one.program.startswith("ltx2_") for one in commands):
@@ -232,12 +243,54 @@ def _script(path: Path) -> SettingsFile:
     notes += _passed_over([one for one in commands if one not in of_run and one not in others])
     training = [one for one in of_run if one.program in _TRAINS]
     _require_one(path, training)
-    flags, twice, more_notes = _collected(path, of_run, training)
-    if (card := variables.get("CUDA_VISIBLE_DEVICES", "0")) != "0":
-        notes.append(f"CUDA_VISIBLE_DEVICES = {card} is not taken over; set it again, or model.device to the card")
-    names = dict(flags) | {name: value for name, value in variables.items() if name in program_rows("community")}
-    problems, notes = [*problems, *twice], [*notes, *more_notes]
+    flags, problems, more_notes = _collected(path, of_run, training)
+    problems = [*_without_flag([*of_run, *others]), *problems]
+    notes += [*more_notes, *_of_environment(environment), *_written_before(script, flags)]
+    notes += [f"{' '.join(one.launched_with)} of its launcher is not taken over" for one in of_run if one.launched_with]
+    known = {**script.variables, **environment}
+    names = dict(flags) | {name: value for name, value in known.items() if name in program_rows("community")}
     return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)
+
+
+def _without_flag(commands: Iterable[Command]) -> list[str]:
+    """A sentence on each word that a command has before its flags, or that only looks like one."""
+    lines = []
+    for one in commands:
+        lines += [f"{word}: stands before the flags of {one.program} and belongs to none" for word in one.plain]
+        values = [str(word) for _, value in one.flags for word in (value if isinstance(value, list) else [value])]
+        lines += [
+            f"{word}: has a sign of print, which is no hyphen or quote to a program. Write it anew"
+            for word in values
+            if word[:1] in "\u2010\u2011\u2012\u2013\u2014\u2212\u201c\u201d\u2018\u2019"
+        ]
+    return lines
+
+
+def _of_environment(environment: Mapping[str, str]) -> list[str]:
+    """Notes on variables of the environment that programs would have seen."""
+    notes = []
+    if (card := environment.get("CUDA_VISIBLE_DEVICES", "0")) != "0":
+        notes.append(f"CUDA_VISIBLE_DEVICES = {card} is not taken over; set it again, or model.device to the card")
+    rest = [
+        name
+        for name in environment
+        if name.startswith(("LTX", "WANDB_", "PYTORCH_", "NCCL_")) and name not in program_rows("community")
+    ]
+    if rest:
+        notes.append(f"{', '.join(rest)} of the environment {'is' if len(rest) == 1 else 'are'} not taken over")
+    return notes
+
+
+def _written_before(script: Script, flags: Iterable[tuple[str, Any]]) -> list[str]:
+    """Notes on files of the flags that the script itself makes or changes."""
+    named = {Path(value.replace("\\", "/")).name for _, value in flags if isinstance(value, str)}
+    return [
+        f"line {number} {shown(text)} may write {name}, and what lies there now is read"
+        for number, text in script.writes
+        for name in sorted(named)
+        if Path(name).suffix in (".toml", ".txt", ".json", ".jsonl", ".yaml")
+        and re.search(rf"(?<![\w.-]){re.escape(name)}", text)
+    ]
 
 
 def _passed_over(commands: Iterable[Command]) -> list[str]:
@@ -334,7 +387,9 @@ def _numbers(value: Any) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        is_wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes files
+        return data.decode("utf-16" if is_wide else "utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from None
     except UnicodeDecodeError:

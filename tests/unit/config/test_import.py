@@ -52,7 +52,7 @@ def test_import_writes_files_that_read_back_as_the_same_run(command, tmp_path):
 def test_every_name_of_the_source_stands_in_what_is_written(command, tmp_path):
     made = import_settings(command)
     text = made.run_toml(tmp_path)
-    names = [name for program in read_commands(COMMAND)[0] for name, _ in program.flags]
+    names = [name for program in read_commands(COMMAND).commands for name, _ in program.flags]
     assert [name for name in names if name not in text] == []
     assert "rank = 32  # network_dim" in text
     assert 'format = "fp8"  # fp8_base, fp8_scaled' in text

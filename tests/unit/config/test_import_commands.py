@@ -183,8 +183,9 @@ def test_other_commands_of_a_script_are_answered_with_ours(tmp_path):
     ],
 )
 def test_commands_are_read_as_their_shells_do(line, flags):
-    (command,), _, missing = read_commands(line)
-    assert (command.program, command.flags, missing) == ("x", flags, [])
+    script = read_commands(line)
+    (command,) = script.commands
+    assert (command.program, command.flags, script.asked) == ("x", flags, [])
 
 
 @pytest.mark.parametrize(
@@ -204,12 +205,11 @@ def test_commands_are_read_as_their_shells_do(line, flags):
     ],
 )
 def test_flags_that_a_shell_would_not_have_given_are_told(text, why):
-    ended = []
-    commands, _, _ = read_commands(text, ended)
-    assert [name for one in commands for name, _ in one.flags] == ["a", "b"]
+    script = read_commands(text)
+    assert [name for one in script.commands for name, _ in one.flags] == ["a", "b"]
     last = len(text.splitlines())
     said = f"{why}: a shell ends the command there, so --b (line {last}) was not given to it; here it counts"
-    assert ended == ([said] if why else [])
+    assert script.told == ([said] if why else [])
 
 
 def test_two_training_commands_are_two_runs(tmp_path):

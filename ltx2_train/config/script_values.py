@@ -1,0 +1,204 @@
+"""What the variables of a script stand for, and which of them nobody can know without running it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .script_lines import shown
+
+_VARIABLE = re.compile(
+    r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?(?P<sign>[-=])(?P<default>[^{}$]*))?\}|%(?P<c>[A-Za-z_]\w*)%"
+    r"|\$(?P<d>[A-Za-z_]\w*)|!(?P<e>[A-Za-z_]\w*)!"
+)
+# what a shell works out: a command's output, a part of a variable, what the script was called with, signs in quotes
+_WORKED_OUT = re.compile(
+    r"\$\((?:[^()]|\([^()]*\))*\)+|\$\{[^}]*\}|`[^`\n]+`|\$[\d?#!$]|%(?:~[a-z]*)?\d(?!\w)|%%~?[a-z]*\w|%~\w+"
+    r"|[%!][A-Za-z_]\w*:[^%!\s]+[%!]|\$'"
+)
+_USED_ARRAY = re.compile(r""""?\$\{(?P<a>\w+)\[[@*]\]\}"?|(?<!\S)@(?P<b>[A-Za-z_]\w*)(?!\S)""")
+_SUM = re.compile(r"\$\(\((?P<sum>[^()$]*(?:\([^()$]*\)[^()$]*)*)\)\)")
+_NOTHING = "nothing"
+
+
+@dataclass
+class Branch:
+    """Where a statement stands: in which of the conditions, by number (0: in none that has branches), and whether in
+    its last branch, which has what no other has. `condition` is what was asked."""
+
+    number: int = 0
+    last: bool = False
+    condition: str = ""
+
+
+@dataclass
+class Value:
+    """What a name stands for. `others`: what it stands for where a condition of the script decides otherwise;
+    `lacks`: sentences on what its text uses and is not known."""
+
+    text: str
+    others: list[str] = field(default_factory=list)
+    lacks: list[str] = field(default_factory=list)
+    only_in: int = 0  # the condition in which alone it is set
+    any_case: bool = False  # Windows does not tell X from x
+
+
+class Values:
+    """The variables of a script, or its arrays, as they are at one of its lines."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Value] = {}
+
+    def texts(self) -> dict[str, str]:
+        """Name -> what it stands for."""
+        return {name: value.text for name, value in self._known.items()}
+
+    def find(self, name: str, exact: bool = True) -> Value | None:
+        """What `name` stands for; where not `exact`, its letters may be of another size if Windows has set it."""
+        if name in self._known or exact:
+            return self._known.get(name)
+        alike = (value for known, value in self._known.items() if known.lower() == name.lower() and value.any_case)
+        return next(alike, None)
+
+    def set(
+        self, name: str, text: str, lacks: Iterable[str] = (), branch: Branch | None = None, any_case: bool = False
+    ) -> None:
+        """Set `name`, of which a condition decides where there is a `branch`."""
+        if any_case:
+            name = next((known for known in self._known if known.lower() == name.lower()), name)
+        before = self._known.get(name)
+        value = Value(text, lacks=list(lacks), any_case=any_case)
+        if branch is not None and not (before is None and _asks_for_default(branch.condition, name)):
+            value.others = [_NOTHING] if before is None else [*before.others, before.text or _NOTHING]
+            value.only_in = branch.number if before is None else before.only_in
+            if before is not None:
+                value.lacks += before.lacks
+                if branch.last and branch.number and before.only_in == branch.number:  # one of them is always set
+                    value.others = [one for one in value.others if one != _NOTHING]
+            value.others = [one for one in dict.fromkeys(value.others) if one != text]
+        self._known[name] = value
+
+    def hide(self, name: str, why: str) -> None:
+        """What `name` stands for is not known from here on."""
+        before = self._known.get(name)
+        text = f"${name}" if before is None else before.text
+        self._known[name] = Value(text, lacks=[why], any_case=before is not None and before.any_case)
+
+
+def _asks_for_default(condition: str, name: str) -> bool:
+    """Whether `condition` is true where `name` is not set, as in [ -z "$NAME" ]: what follows is its default."""
+    name = re.escape(name)
+    return (
+        re.search(
+            rf"""-z\s+"?\$\{{?{name}\b|"?[%!]{name}[%!]"?\s*==\s*""|not\s+defined\s+{name}\b|-not\s+\$(?:env:)?{name}\b"""
+            rf"""|!\s*\$(?:env:)?{name}\b|"\$\{{?{name}(?::?-)?\}}?"\s*==?\s*""(?!\S)""",
+            condition,
+            re.IGNORECASE,
+        )
+        is not None
+    )
+
+
+def filled(text: str, variables: Values, lacks: list[str]) -> str:
+    """`text` with its variables put in; a sentence on each that is not known, or not for sure, goes to `lacks`."""
+    used: list[str] = []
+
+    def value(match: re.Match[str]) -> str:
+        name = match["a"] or match["b"] or match["c"] or match["d"] or match["e"]
+        known = variables.find(name, exact=False)
+        if known is not None:
+            lacks.extend(known.lacks)
+            if known.others:
+                alike = " or ".join(shown(one)[1:-1] for one in [*known.others, known.text])
+                lacks.append(f"${name} ({alike}): a condition of the script decides; write its value")
+            return known.text
+        if match["default"] is not None:
+            if match["sign"] == "=":
+                variables.set(name, match["default"])
+            return match["default"]
+        used.append(name)
+        return match[0]
+
+    for _ in range(3):  # a default may be a variable
+        used.clear()
+        last, text = text, _VARIABLE.sub(value, text)
+        if text == last:
+            break
+    text = _SUM.sub(lambda found: _sum(found, variables), text)
+    worked_out = [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if not _VARIABLE.fullmatch(found[0])]
+    lacks += [unset(name) for name in dict.fromkeys([*used, *worked_out])]
+    return text
+
+
+def with_arrays(text: str, arrays: Values, lacks: list[str]) -> str:
+    """`text` with the words of each array where it is used."""
+
+    def words(found: re.Match[str]) -> str:
+        name = found["a"] or found["b"]
+        known = arrays.find(name, exact=False)
+        if known is None:
+            lacks.extend([unset(found[0])] if found["b"] else [])
+            return found[0]
+        lacks.extend(known.lacks)
+        if known.others:
+            alike = " or ".join(shown(one)[1:-1] for one in [*known.others, known.text])
+            lacks.append(f"${name} ({alike}): a condition of the script decides; write its value")
+        return known.text
+
+    return _USED_ARRAY.sub(words, text)
+
+
+def unset(name: str) -> str:
+    """A sentence on what a script uses and nobody knows."""
+    return f"{'' if name[0] in '`%@!' else '$'}{name}: the script uses it and does not set it; write its value"
+
+
+def _sum(found: re.Match[str], variables: Values) -> str:
+    """What a sum of whole numbers comes to, as bash has it; itself where it is anything else."""
+
+    def number(name: re.Match[str]) -> str:
+        known = variables.find(name[0])
+        return name[0] if known is None or known.lacks or known.others else known.text
+
+    text = re.sub(r"[A-Za-z_]\w*", number, found["sum"])
+    if not re.fullmatch(r"[\d\s+*()-]{1,60}", text) or "**" in text.replace(" ", ""):
+        return found[0]
+    try:
+        return str(_added(text))
+    except ValueError:
+        return found[0]
+
+
+def _added(text: str) -> int:
+    """The value of a term of + - * and brackets. Raises ValueError where it is none."""
+    signs = re.findall(r"\d+|[-+*()]", text)
+
+    def one() -> int:
+        sign = signs.pop(0) if signs else ""
+        if sign == "(":
+            value = total()
+            if not signs or signs.pop(0) != ")":
+                raise ValueError(text)
+            return value
+        if not sign.isdigit() or (len(sign) > 1 and sign[0] == "0"):
+            raise ValueError(text)
+        return int(sign)
+
+    def product() -> int:
+        value = one()
+        while signs[:1] == ["*"]:
+            signs.pop(0)
+            value *= one()
+        return value
+
+    def total() -> int:
+        value = product()
+        while signs[:1] in (["+"], ["-"]):
+            value += product() if signs.pop(0) == "+" else -product()
+        return value
+
+    value = total()
+    if signs:
+        raise ValueError(text)
+    return value
