@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from .script_lines import ARRAY, FLAG, TEST, TRAINER, Told, shown, statements, whole_lines
+from .script_kinds import SETS, SETS_INSIDE, SETS_UP, STRUCTURE, WRITES, is_harmless, only_names
+from .script_lines import ARRAY, TEST, TRAINER, Told, shown, statements, whole_lines
 from .script_values import Branch, Values, filled, with_arrays
+from .script_words import WORD, Command, command_of, unquoted, unredirected
 
 _ASSIGNMENT = re.compile(
     r"""^\s*(?:(?P<set>set\s+)"?|(?P<ps>\$(?:env:)?))?(?P<name>[A-Za-z_]\w*)\s*(?P<more>\+?)=(?!=)\s*(?P<value>.*?)\s*$""",
@@ -28,11 +29,6 @@ _FOR_ONE = re.compile(
 )
 _ENV = re.compile(r"^\s*(?:/\S*/)?env\s+(?:-\S+\s+)*(?=\w+=)")
 _ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*|@args)"?(?!\S)')
-_REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
-_WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
-_OF_PYTHON = ("venv", "virtualenv", "pip")  # which set it up
-_LAUNCHERS = ("accelerate", "torch.", "deepspeed", "pdb", "debugpy", "cProfile")  # modules that start another
-_NUMBER = re.compile(r"^-[\d.]")
 # "..." and "(other training args)": a guide's words for flags that it leaves out
 _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
 
@@ -54,62 +50,7 @@ _FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^
 _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
 _STARTS = re.compile(r"^.*?(?<!\S)(?=(?:\S*/)?(?:python[\d.]*(?:\.exe)?|accelerate|torchrun|deepspeed)\s)", re.DOTALL)
-_STRUCTURE = re.compile(
-    r"^(?:fi|done|esac|else|then|do|[(){};]+|[)}]\s*else(?:\s*if\b.*)?\s*[({]?|if\b.*[({]|:\w+)?$", re.I | re.S
-)
-# statements that set variables in another way: all their words may be names
-_SETS = re.compile(
-    r"^\s*(?:read\b|mapfile\b|readarray\b|printf\s+-v\b|let\b|\(\(|unset\b|getopts\b|set\s+--|set\s+/[ap]\b|for\b|select\b|while\b|param\b"
-    r"|set-variable\b|\w+\[.*?\]\s*\+?=|\[\w+\]\s*\$)",
-    re.IGNORECASE,
-)
-_SETS_INSIDE = re.compile(r"(?<![-\w.])\$?(?:env:|script:|global:)?([A-Za-z_]\w*)\s*\+?=(?!=)")
 _SOURCE = re.compile(r"""^\s*(?:source|\.|call)\s+(?P<quote>["']?)(?P<file>[^"'\s]+)(?P=quote)""", re.IGNORECASE)
-_SETS_UP = re.compile(r"activate|conda|bashrc|profile|setvars|vcvars|nvm|^:", re.IGNORECASE)
-# programs whose output and whose files no setting of a run comes from
-_ONLY_NAMES = re.compile(
-    r"^\s*(?:sudo\s+)?(?:\[\[?\s|(?:test|rm|ls|dir|cp|mv|chmod|git|grep|pgrep|pkill|killall|kill|ps|cat|head|tail|less|echo|printf|which"
-    r"|where|mkdir|cd|touch|wc|find|tar|zip|scp|rsync|write-host|test-path)(?![\w-]))",
-    re.IGNORECASE,
-)
-_HARMLESS = re.compile(
-    r"^\s*(?:sudo\s+(?:-\S+\s+)*)?(?:\[\[?\s|(?:test|true|false|:|mkdir|md|ls|dir|pwd|sleep|timeout|wait|date|trap|shift|return|break|continue"
-    r"|nvidia-smi|nvcc|free|df|du|uname|hostname|whoami|which|where|type|command|hash|ulimit|umask|module|ml|chmod|chown|touch|rm|del|rmdir|rd"
-    r"|git|pip|pip3|conda|mamba|micromamba|poetry\s+install|uv\s+(?:pip|sync|venv)|apt|apt-get|brew|yum|dnf|deactivate|activate"
-    r"|grep|egrep|head|tail|less|more|wc|sort|uniq|cut|tr|find|xargs\s+kill|pgrep|pkill|kill|killall|ps|htop|watch|clear|cls|title|color|chcp|ping|goto"
-    r"|cat|printf|echo|tput|stat|realpath|basename|dirname|tar|unzip|zip|7z|rsync|scp|aws|gsutil|rclone|huggingface-cli|hf|wandb|tensorboard|ray"
-    r"|curl|wget|aria2c|cp|mv|copy|xcopy|move|robocopy|ln|tee|log|ffmpeg|ffprobe|local|export|shopt|alias|disown|fg|bg|jobs|exit|cd|pushd|popd|logout|sync"
-    r"|python[\d.]*(?:\.exe)?\s+(?:-m\s+(?:venv|pip|virtualenv|ensurepip)|--version|-V|-c\s+(?!.*(?:open|write|dump|copy|move|save))[\"'])"
-    r"|write-host|write-output|write-error|start-sleep|set-location|new-item|remove-item|test-path|get-location|push-location|pop-location"
-    r"|get-childitem|copy-item|move-item|invoke-webrequest|out-null|start-transcript|stop-transcript|set-strictmode|set-executionpolicy)"
-    r"(?:\.exe)?(?![\w-]))",
-    re.IGNORECASE,
-)
-_WRITES = re.compile(
-    r"(?<![2&])>>?\s*(?!&|/dev/|nul\b|\$null)|^\s*(?:sudo\s+)?(?:tee|cp|mv|copy|move|ln|sed\s.*-i|perl\s.*-i|yq\s.*-i|wget|curl|aria2c)\b",
-    re.I,
-)
-
-
-@dataclass
-class Command:
-    """One command: the program it runs, its flags in order (one without a value is true), and words without a flag.
-
-    `cut_short`: it was copied with words like "..." for flags that are left out. `is_script`: Python runs it.
-    `launched_with`: words to a launcher that set nothing of a run.
-    """
-
-    program: str
-    flags: list[tuple[str, Any]] = field(default_factory=list)
-    plain: list[str] = field(default_factory=list)
-    cut_short: bool = False
-    is_script: bool = False
-    launched_with: list[str] = field(default_factory=list)
-
-    @property
-    def of_trainer(self) -> bool:
-        """Whether it may be a command of a program that is read."""
-        return self.is_script or self.program in ("", "simpletuner")
 
 
 @dataclass
@@ -225,13 +166,13 @@ class _Reader:
         if (asked := _IF_CMD.match(body)) is not None and not self._is_bash:
             self._tested, self._condition = True, asked["asked"]
             body = asked["rest"]
-        if _STRUCTURE.match(body.strip()):
+        if STRUCTURE.match(body.strip()):
             return
         body = _LED.sub("", body).strip()
         while (one := _FOR_ONE.match(_ENV.sub("", body))) is not None:
-            self.environment[one["name"]] = filled(_plain(one["value"]), self.variables, [])
+            self.environment[one["name"]] = filled(unquoted(one["value"]), self.variables, [])
             body = _ENV.sub("", body)[one.end() :]
-        if _STRUCTURE.match(body):
+        if STRUCTURE.match(body):
             return
         if (source := _SOURCE.match(body)) is not None and not TRAINER.search(body):
             self._source(number, statement, source["file"])
@@ -262,9 +203,9 @@ class _Reader:
             self._set(self.arrays, array["name"], inner.strip(), lacks, bool(array["more"]), True, " ")
             return True
         if (export := _EXPORT.match(body)) is not None:
-            words = [_ONE_OF_EXPORT.match(word) for word in _WORD.findall(export["rest"])]
+            words = [_ONE_OF_EXPORT.match(word) for word in WORD.findall(export["rest"])]
             for one in filter(None, words):
-                self._assign(one["name"], _plain(one["value"]), bool(one["more"]))
+                self._assign(one["name"], unquoted(one["value"]), bool(one["more"]))
                 if export["word"] == "export":
                     self.environment[one["name"]] = self.variables.texts()[one["name"]]
             if "$(" in export["rest"] and not any(words):
@@ -281,7 +222,7 @@ class _Reader:
             value = value.removesuffix('"') if re.match(r'(?i)\s*set\s+"', body) else value
             value = value.strip('"') if " " not in value else value
         else:
-            value = _plain(value)
+            value = unquoted(value)
         self._assign(found["name"], value, bool(found["more"]), windows)
         if found["set"] or (found["ps"] or "").lower() == "$env:":
             self.environment[found["name"]] = self.variables.texts().get(found["name"], value)
@@ -307,7 +248,7 @@ class _Reader:
 
     def _source(self, number: int, statement: str, name: str) -> None:
         """Read a file that the script reads as its own, if it lies beside it."""
-        if _SETS_UP.search(name):
+        if SETS_UP.search(name):
             return
         path = None if self.folder is None else self.folder / name.replace("\\", "/")
         if path is None or not path.is_file() or path in self._sourced:
@@ -324,15 +265,13 @@ class _Reader:
         """Read a command, or find that it is none of a trainer."""
         if _DEFAULT.search(body):
             filled(body, self.variables, [])
-        if _SETS.match(body):
+        if SETS.match(body):
             if re.match(r"set\s+--", body):
                 self._arguments = _sets("@", number, statement)
             self._hide(number, statement, re.findall(r"[A-Za-z_]\w*", body))
             return
-        if _HARMLESS.match(body) and (
-            not TRAINER.search(body) or (_ONLY_NAMES.match(body) and not self._hides_command)
-        ):
-            if _WRITES.search(body) and "<<" not in body:
+        if is_harmless(body) and (not TRAINER.search(body) or (only_names(body) and not self._hides_command)):
+            if WRITES.search(body) and "<<" not in body:
                 self.writes.append((number, statement))
             return
         if body.split()[0] in self._functions:
@@ -344,14 +283,11 @@ class _Reader:
         start = begin.end() if (begin := _STARTS.match(whole)) is not None else 0
         text = filled(whole[:start], self.variables, [])
         text += filled(with_arrays(whole[start:], self.arrays, lacks), self.variables, lacks)
-        words = [_plain(word) for word in _unredirected(_WORD.findall(text))]
+        words = [unquoted(word) for word in unredirected(WORD.findall(text))]
         if not words:
             return
-        command = _command(words)
+        command = command_of(words)
         command.cut_short = _LEFT_OUT.search(body) is not None
-        command.is_script = command.program not in _OF_PYTHON and any(
-            one.endswith(".py") or one == "-m" for one in words
-        )
         if command.of_trainer:
             self.commands.append(command)
             self.asked += lacks
@@ -368,17 +304,17 @@ class _Reader:
         else:
             self.commands.append(command)  # a guide's words, or a program of others
             self.unread.append((number, statement))
-            self._hide(number, statement, _SETS_INSIDE.findall(body))
-        if not TRAINER.search(text) and _WRITES.search(body):
+            self._hide(number, statement, SETS_INSIDE.findall(body))
+        if not TRAINER.search(text) and WRITES.search(body):
             self.writes.append((number, statement))
 
     def _read_inner(self, number: int, body: str) -> bool:
         """Read what is given in quotes to another shell, here or on another machine; False where there is none."""
-        raw = _WORD.findall(body)
+        raw = WORD.findall(body)
         if raw and raw[0] == "eval":
             lacks: list[str] = []
             text = filled(
-                with_arrays(" ".join(_plain(word) for word in raw[1:]), self.arrays, lacks), self.variables, lacks
+                with_arrays(" ".join(unquoted(word) for word in raw[1:]), self.arrays, lacks), self.variables, lacks
             )
             if TRAINER.search(text):
                 self.asked += lacks
@@ -393,7 +329,7 @@ class _Reader:
                     return False
                 continue
             lacks = []
-            text = _plain(filled(word, self.variables, lacks))
+            text = unquoted(filled(word, self.variables, lacks))
             if TRAINER.search(text) and re.search(r"\s", text.strip()) and not text.endswith(".py"):
                 self.asked += [one for one in lacks if "condition" in one]
                 self.read(text, number)
@@ -415,90 +351,3 @@ def _closed(body: str) -> str:
     if re.search(r"\s\}$", bare) or (bare.endswith(")") and bare.count("(") < bare.count(")")):
         return bare[:-1]
     return body
-
-
-def _unredirected(words: Iterable[str]) -> list[str]:
-    """`words` without where a shell puts out what the command prints."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        redirected = _REDIRECTED.match(word)
-        if skip or redirected is not None:
-            skip = redirected is not None and not skip and not redirected["to"]
-        else:
-            kept.append(word)
-    return kept
-
-
-def _plain(word: str) -> str:
-    """A word without its quotes."""
-    parts = re.findall(r""""(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^"'\\]+|\\|["']""", word)
-    text = ""
-    for part in parts:
-        if part[:1] in "\"'" and len(part) > 1:
-            text += part[1:-1].replace('\\"', '"')
-        elif part not in ('"', "'"):
-            text += part[1:] if len(part) == 2 and part[0] == "\\" else part
-    return text
-
-
-def _command(words: list[str]) -> Command:
-    program, rest, launched_with = _program(words)
-    command = Command(program, launched_with=launched_with)
-    name: str | None = None
-    values: list[str] = []
-
-    def close() -> None:
-        if name is not None:
-            command.flags.append((name, True if not values else values[0] if len(values) == 1 else list(values)))
-
-    for word in rest:
-        if FLAG.match(word) and not _NUMBER.match(word):
-            close()
-            name, sign, value = word.lstrip("-").partition("=")
-            values = [value] if sign else []
-            if name.startswith("no-"):  # argparse's --no-flag
-                command.flags.append((name[3:].replace("-", "_"), False))
-                name = None
-        elif name is not None:
-            values.append(word)
-        else:
-            command.plain.append(word)
-    close()
-    return command
-
-
-def _program(words: list[str]) -> tuple[str, list[str], list[str]]:
-    """The script that a command runs, and its words; those of accelerate count with them, and those of other launchers
-    come last."""
-    for number, word in enumerate(words):
-        name = re.split(r"[\\/.]", word.removesuffix(".py"))[-1]
-        module = number and words[number - 1] == "-m" and not word.startswith(_LAUNCHERS)
-        if word.endswith(".py") or module:
-            flags, others = _launcher(words[:number])
-            return name, [*flags, *words[number + 1 :]], others
-        if word.startswith("-") and number == 0:
-            return "", words, []
-    if "simpletuner" in words[0]:
-        return "simpletuner", words[2:], []
-    return words[0], words[1:], []
-
-
-def _launcher(words: list[str]) -> tuple[list[str], list[str]]:
-    """The flags given to accelerate, and those of it and of other launchers that say nothing of a run;
-    `--mixed_precision` is said a second time by the script itself."""
-    flags: list[str] = []
-    others: list[str] = []
-    starts = [
-        number for number, word in enumerate(words) if re.search(r"accelerate|torchrun|torch\.dist|deepspeed", word)
-    ]
-    begin = starts[0] if starts else len(words)
-    is_accelerate = bool(starts) and "accelerate" in words[begin]
-    for number, word in enumerate(words):
-        if number < begin or word == "-m" or not word.startswith("--"):
-            continue
-        following = words[number + 1] if number + 1 < len(words) else ""
-        value = [following] if following and not following.startswith("-") and "=" not in word else []
-        kept = flags if is_accelerate and not word.startswith("--config_file") else others
-        kept += [word, *value]
-    return flags, others

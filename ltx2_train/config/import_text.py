@@ -12,7 +12,7 @@ from ..foreign import PROGRAMS
 from .describe import group_line, walk_settings
 from .groups import RunConfig
 from .import_paths import DATASET_NAME, relative
-from .translate import ASSUMED, Line, Outcome, Translation, run_fields
+from .translate import ASSUMED, Line, Outcome, Translation, at, run_fields
 
 NEEDED = ("model.checkpoint", "model.text_encoder")
 TITLES: dict[Outcome, str] = {
@@ -114,7 +114,27 @@ def _with_note(line: str, names: Iterable[str], program: str) -> Iterator[str]:
         yield f"{line}  # {note}"
 
 
+def in_brief(value: Any) -> str:
+    """A value for a line of a report."""
+    text = str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def set_by(setting: str, tables: Mapping[str, Any]) -> list[str]:
+    """`setting = value`; of a switch that its group turns into words of its own, those that come of it alone."""
+    value = at(tables, setting)
+    if setting in run_fields() or value is None:
+        return [setting if value is None else f"{setting} = {in_brief(value)}"]
+    group, key = setting.rsplit(".", 1)
+    for table in ({key: value}, at(tables, group)):
+        try:
+            model = getattr(RunConfig.model_validate({group: table}), group)
+        except (ValidationError, AttributeError):
+            continue
+        values = model.model_dump(mode="json", include=model.model_fields_set)
+        return [f"{group}.{name} = {in_brief(one)}" for name, one in values.items()] or [setting]
+    return [setting]
+
+
 def _written(line: Line) -> str:
-    shown = str(line.value).lower() if isinstance(line.value, bool) else " ".join(str(line.value).split())
-    shown = shown if len(shown) <= 100 else shown[:97] + "..."
-    return f"{line.name} = {shown}" + (f": {' '.join(line.text.split())}" if line.text else "")
+    return f"{line.name} = {in_brief(line.value)}" + (f": {' '.join(line.text.split())}" if line.text else "")

@@ -6,6 +6,7 @@ files can be trained on as they are, and nothing is lost without a word.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -29,7 +30,7 @@ from .describe import compact, group_line, groups
 from .groups import RunConfig
 from .import_needs import needed_settings
 from .import_paths import DATASET_NAME, moved_paths, rebased
-from .import_text import NEEDED, TITLES, run_lines
+from .import_text import NEEDED, TITLES, in_brief, run_lines, set_by
 from .read import load_run, not_as_asked, taken_over
 from .sources import MEDIA_KEYS, SettingsFile, is_dataset_table, read_source
 from .translate import ASSUMED, Line, Translation, accepts, lines_in_words
@@ -176,6 +177,16 @@ class Imported:
         once = [f"ltx2-train cache import {from_folder(self.folder, str(one))}" for one in encoded if one]
         return "; ".join([*once, f"ltx2-train cache build {run}", f"ltx2-train train {run}"])
 
+    def _taken_lines(self) -> Iterator[str]:
+        """Of each name that was taken over: its value there, the setting here and the value of that."""
+        for line in self.translation.of("taken", "dataset"):
+            if line.outcome == "dataset":
+                values = [f"{key} = {in_brief(line.value)}" for key in line.settings]
+            else:
+                values = [one for key in line.settings for one in set_by(key, self.translation.tables)]
+            where = f" of {DATASET_NAME}" if line.outcome == "dataset" else ""
+            yield f"{line.name} {in_brief(line.value)} -> {', '.join(values)}{where}"
+
     def summary(self) -> str:
         """What was taken over and what was not, for people."""
         taken = len(self.translation.of("taken", "dataset"))
@@ -186,7 +197,10 @@ class Imported:
             head = f"{self.source.name}: {number} dataset{'' if number == 1 else 's'}"
         text = [head + "".join(f", {number} {title}" for number, title in counts if number) + "."]
         left_out = self.translation.of("not usable", "unknown", "not yet", "replaced", "other command")
-        text += [f"  {line}" for line in lines_in_words(left_out)]
+        text += [f"  {line}" for line in self._taken_lines()]
+        text += [f"  {line}" for line in lines_in_words([*left_out, *self.translation.of("no effect")])]
+        if unused := [line.name for line in self.translation.of("unused")]:
+            text.append(f"  off, or as it is here anyway: {', '.join(dict.fromkeys(unused))}")
         text += [f"  {note}." for note in self.notes]
         text += [f"  {problem}" for problem in self.problems]
         text += [f"  not taken over: {line}" for line in self.left_out]

@@ -33,7 +33,7 @@ class Branch:
 
 
 @dataclass
-class Value:
+class Known:
     """What a name stands for. `others`: what it stands for where a condition of the script decides otherwise;
     `lacks`: sentences on what its text uses and is not known."""
 
@@ -48,13 +48,13 @@ class Values:
     """The variables of a script, or its arrays, as they are at one of its lines."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Value] = {}
+        self._known: dict[str, Known] = {}
 
     def texts(self) -> dict[str, str]:
         """Name -> what it stands for."""
         return {name: value.text for name, value in self._known.items()}
 
-    def find(self, name: str, exact: bool = True) -> Value | None:
+    def find(self, name: str, exact: bool = True) -> Known | None:
         """What `name` stands for; where not `exact`, its letters may be of another size if Windows has set it."""
         if name in self._known or exact:
             return self._known.get(name)
@@ -68,7 +68,7 @@ class Values:
         if any_case:
             name = next((known for known in self._known if known.lower() == name.lower()), name)
         before = self._known.get(name)
-        value = Value(text, lacks=list(lacks), any_case=any_case)
+        value = Known(text, lacks=list(lacks), any_case=any_case)
         if branch is not None and not (before is None and _asks_for_default(branch.condition, name)):
             value.others = [_NOTHING] if before is None else [*before.others, before.text or _NOTHING]
             value.only_in = branch.number if before is None else before.only_in
@@ -83,7 +83,7 @@ class Values:
         """What `name` stands for is not known from here on."""
         before = self._known.get(name)
         text = f"${name}" if before is None else before.text
-        self._known[name] = Value(text, lacks=[why], any_case=before is not None and before.any_case)
+        self._known[name] = Known(text, lacks=[why], any_case=before is not None and before.any_case)
 
 
 def _asks_for_default(condition: str, name: str) -> bool:

@@ -20,9 +20,10 @@ from ..foreign import program_rows
 from ..media.names import is_file
 from ..paths import from_folder
 from ..toml import read_toml
-from .command_file import Command, Script, read_commands
+from .command_file import Script, read_commands
 from .describe import aliases, groups
 from .script_lines import shown
+from .script_words import Command
 from .translate import known_names, unfold
 
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
@@ -273,8 +274,10 @@ def _of_environment(environment: Mapping[str, str]) -> list[str]:
         notes.append(f"CUDA_VISIBLE_DEVICES = {card} is not taken over; set it again, or model.device to the card")
     rest = [
         name
-        for name in environment
-        if name.startswith(("LTX", "WANDB_", "PYTORCH_", "NCCL_")) and name not in program_rows("community")
+        for name, value in environment.items()
+        if name.startswith(("LTX", "WANDB_", "PYTORCH_"))
+        and name not in program_rows("community")
+        and value != "expandable_segments:True"  # as it is here anyway
     ]
     if rest:
         notes.append(f"{', '.join(rest)} of the environment {'is' if len(rest) == 1 else 'are'} not taken over")

@@ -139,7 +139,7 @@ class Translation:
 
     def assume_defaults(self) -> None:
         """What the program takes where its file is silent, where that would train another LoRA than it does."""
-        given = {dotted for dotted in run_fields() if _at(self.tables, dotted) is not None}
+        given = {dotted for dotted in run_fields() if at(self.tables, dotted) is not None}
         assumed = dict(defaults_of(self.program))
         if "sample.prompts" not in given:  # no prompts, no samples: so it is in all of them
             assumed |= {"sample.every": 0, "sample.at_start": False}
@@ -158,7 +158,7 @@ class Translation:
         assumed = [setting for setting, origin in self.origin.items() if origin == ASSUMED]
         if not assumed:
             return []
-        values = ", ".join(f"{setting} = {_at(self.tables, setting)}" for setting in assumed)
+        values = ", ".join(f"{setting} = {at(self.tables, setting)}" for setting in assumed)
         return [f"Not given, so as {PROGRAMS[self.program]} has it: {values}."]
 
     def of(self, *outcomes: Outcome) -> list[Line]:
@@ -282,7 +282,8 @@ def from_text(field_info: FieldInfo | None, text: str) -> Any:
     return [value] if many and not isinstance(value, (list, dict)) else value
 
 
-def _at(tables: Mapping[str, Any], dotted: str) -> Any:
+def at(tables: Mapping[str, Any], dotted: str) -> Any:
+    """The value of a dotted setting in nested tables; None where it is not there."""
     value: Any = tables
     for part in dotted.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
