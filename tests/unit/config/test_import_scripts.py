@@ -1,0 +1,153 @@
+"""Every statement of a script is read, harmless, asked for, or named as not read."""
+
+import pytest
+from unit.config.community_files import DATASET, written
+
+from ltx2_train.config.command_file import read_commands
+from ltx2_train.config.importing import import_settings
+from ltx2_train.errors import ConfigError
+
+TRAIN = "python ltx2_train_network.py --ltx2_checkpoint m.safetensors --dataset_config d.toml"
+T16 = f"{TRAIN} --network_dim 16"
+
+
+def flags_of(script):
+    """The flags of the trainer's command of a script."""
+    return dict(next(one for one in script.commands if one.program == "ltx2_train_network").flags)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'conda run -n $ENV bash -c "{T16}"',
+        f'tmux new-session -d -s train "{T16}"',
+        f"screen -dmS train bash -c '{T16}'",
+        f"nohup {T16} > log.txt 2>&1 &",
+        f'ssh host "cd /x && {T16}"',
+        f"docker run --gpus all -v $PWD:/w image {T16}",
+        f'sbatch --wrap="{T16}"',
+        f'bash -c "\ncd /x\n{TRAIN} \\\n  --network_dim 16\n"',
+        f"bash <<EOF\n{T16}\nEOF",
+        f"function train() {{ {T16}; }}; train",
+        f"RANK=16\ntrain() {{\n  {TRAIN} --network_dim $RANK\n}}\ntrain",
+        f'start "train" cmd /k "{T16}"',
+        f"EPOCHS=2\n{TRAIN} --network_dim $((EPOCHS * (3 + 5)))",
+        f': "${{RANK:=16}}"\n{TRAIN} --network_dim $RANK',
+        f"{TRAIN} --network_dim ${{RANK:-${{R:-16}}}}",
+        f'CMD="{TRAIN}"\nCMD+=" --network_dim 16"\neval "$CMD"',
+        f"export A=1 RANK=16\n{TRAIN} --network_dim $RANK",
+        f"rank=8\nRANK=16\n{TRAIN} --network_dim $RANK",
+        f'[ -z "$RANK" ] && RANK=16\n{TRAIN} --network_dim $RANK',
+        f'if [[ -z "${{RANK}}" ]]; then\n  RANK=16\nfi\n{TRAIN} --network_dim $RANK',
+        f'if "%RANK%"=="" set RANK=16\n{TRAIN} --network_dim %RANK%',
+        f"if [ -d x ]; then RANK=16; else RANK=16; fi\n{TRAIN} --network_dim $RANK",
+        f"#!/bin/bash\nset -euo pipefail\nmodule load cuda\nsource ~/conda.sh\nconda activate x\nsrun {T16}\necho $?",
+        f"while pgrep -f ltx2_train_network.py; do sleep 5; done\nuntil {T16}; do sleep 5; done",
+        f"use() {{\n  echo 'use: {TRAIN} --seed 3'\n}}\n# don't\necho don't\n{T16}",
+        f"torchrun --nproc_per_node 2 {T16[7:]}",
+        f"python -m torch.distributed.run --nproc_per_node=2 {T16[7:]}",
+        f"uv run --extra cu128 accelerate launch -m musubi_tuner.{T16[7:].replace('.py', '')}",
+        f"poetry run {T16}",
+        f"$rank = 16\n& {TRAIN} `\n  --network_dim $rank",
+    ],
+)
+def test_the_command_is_found_with_nothing_to_ask(text):
+    script = read_commands(text)
+    assert flags_of(script)["network_dim"] == "16"
+    assert script.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        (f"for r in 8 16; do {TRAIN} --network_dim $r; done", "$r: line 1 `for r in 8 16` sets it; write its value"),
+        (f"foreach ($r in 8, 16) {{\n  {TRAIN} --network_dim $r\n}}", "$r: line 1 `foreach ($r in 8, 16) {` sets it"),
+        (f"for %%r in (8 16) do {TRAIN} --network_dim %%r", "%%r: the script uses it and does not set it"),
+        (f"N=3\n{TRAIN} --max_train_steps $((100/N))", "$((100/N)): the script uses it"),
+        (f'if [ "$1" = x ]; then\n  E="--seed 1"\nfi\n{TRAIN} $E', "$E (nothing or --seed 1): a condition"),
+        (f'A=(--seed 7)\nif [ $F ]; then\n  A+=(--seed 8)\nfi\n{TRAIN} "${{A[@]}}"', "$A (--seed 7 or --seed"),
+        (f'read -p "rank: " RANK\n{TRAIN} --network_dim $RANK', '$RANK: line 1 `read -p "rank: " RANK` sets it'),
+        (f"set /a STEPS=5*100\n{TRAIN} --max_train_steps %STEPS%", "$STEPS: line 1 `set /a STEPS=5*100` sets it"),
+        (f"$s = 5 * 100\n{TRAIN} --max_train_steps $s", "$s: line 1 `$s = 5 * 100` sets it"),
+        (f"if ($x) {{ $r = 8 }} else {{ $r = 16 }}\n{TRAIN} --network_dim $r", "$r: line 1 `if ($x)"),
+        (f'set -- --network_dim 16\n{TRAIN} "$@"', "$@: line 1 `set -- --network_dim 16` sets it"),
+        (f"RANK=4\nsource other.sh\n{TRAIN} --network_dim $RANK", "`source other.sh`: what it sets is not known"),
+        (f"RANK=4\neval $(cat x)\n{TRAIN} --network_dim $RANK", "line 2 `eval $(cat x)`: what it sets is not known"),
+        (f"{TRAIN} --output_name %A:x=y%", "%A:x=y%: the script uses it"),
+        (f"{TRAIN} --output_name $'a\\tb'", "$': the script uses it"),
+        (f'{TRAIN} --output_name "fox --seed 1', "opens a quote that is not closed"),
+        (f"cat > run.sh <<EOF\n{TRAIN}\nEOF\n{TRAIN}", "line 1: the command that the script writes into run.sh"),
+        (f"case $1 in\n  --rank) R=$2; shift 2 ;;\n  *) R=4 ;;\nesac\n{TRAIN} --network_dim $R", "$R ($2 or 4)"),
+    ],
+)  # fmt: skip
+def test_what_decides_a_value_is_asked_for_with_its_line(text, asked):
+    assert any(asked in one for one in read_commands(text).asked)
+
+
+@pytest.mark.parametrize(
+    "line", ["frobnicate --x 1", "bash prepare.sh", "./prepare.sh a b", "sed -n 1p x", "source other.sh"]
+)
+def test_what_is_not_read_is_named_with_its_line(tmp_path, line):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"echo begin\n{line}\n{T16} --gemma_root gemma\n"))
+    assert made.notes == [f"line 2 is not read: `{line}`"]
+
+
+def test_files_that_a_script_sources_are_read(tmp_path):
+    written(tmp_path, "env.sh", "export RANK=16\n")
+    script = read_commands(f"RANK=4\nsource ./env.sh\n{TRAIN} --network_dim $RANK", tmp_path)
+    assert (flags_of(script)["network_dim"], script.asked, script.unread) == ("16", [], [])
+
+
+@pytest.mark.parametrize("line", ["sed -i s/64/96/ d.toml", "cp other.toml d.toml", "python make.py > d.toml"])
+def test_a_file_of_the_run_that_the_script_changes_is_told(tmp_path, line):
+    written(tmp_path, "d.toml", DATASET)
+    made = import_settings(written(tmp_path, "run.sh", f"{line}\n{T16}\n"))
+    assert f"line 1 `{line}` may write d.toml, and what lies there now is read" in made.notes
+
+
+def test_what_launchers_and_the_environment_are_told_is_named(tmp_path):
+    written(tmp_path, "d.toml", DATASET)
+    before = "env WANDB_MODE=offline accelerate launch --config_file acc.yaml --num_processes 1"
+    made = import_settings(written(tmp_path, "run.sh", f"{before} {T16[7:]}\n"))
+    assert made.notes == [
+        "WANDB_MODE of the environment is not taken over",
+        "--config_file acc.yaml of its launcher is not taken over",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ("old.toml --seed 1", "old.toml: stands before the flags of ltx2_train_network and belongs to none"),
+        ("--seed 1 \u2013network_dim 16", "\u2013network_dim: has a sign of print"),
+        ("--output_name \u201cfox\u201d", "\u201cfox\u201d: has a sign of print"),
+    ],
+)
+def test_words_that_are_no_flags_are_refused(tmp_path, flags, problem):
+    script = written(tmp_path, "run.sh", f"python ltx2_train_network.py {flags} --dataset_config d.toml\n")
+    assert any(problem in one for one in import_settings(script).problems)
+
+
+def test_a_script_in_the_encoding_of_powershell_is_read(tmp_path):
+    path = tmp_path / "run.ps1"
+    path.write_bytes(f"{T16}\r\n".encode("utf-16"))
+    assert import_settings(path).translation.tables["lora"]["rank"] == 16
+
+
+def test_a_script_that_starts_another_says_which(tmp_path):
+    with pytest.raises(ConfigError, match=r"no command with flags\. What it holds: line 2: `bash train\.sh`"):
+        import_settings(written(tmp_path, "run.sh", "cd x\nbash train.sh\n"))
+
+
+def test_each_flag_is_shown_with_the_setting_that_it_became(tmp_path):
+    written(tmp_path, "d.toml", DATASET)
+    flags = "--gemma_load_in_8bit --network_module networks.lora_ltx2 --reference_downscale 2"
+    report = import_settings(written(tmp_path, "run.sh", f"{T16} {flags}\n")).summary()
+    for line in (
+        "network_dim 16 -> lora.rank = 16",
+        "gemma_load_in_8bit true -> gemma.precision = 8bit",
+        "reference_downscale 2 -> reference_downscale = 2 of dataset.toml",
+        "network_module has no effect: lora.algo says what is trained.",
+    ):
+        assert f"  {line}\n" in report
