@@ -2,7 +2,8 @@
 
 Its rows are in foreign/simpletuner_data.toml. Sizes are sides of a square of the same area, as `resolution` with
 buckets; `repeats` counts what comes on top of the first pass; videos of a dataset bring their sound unless
-`audio.auto_split` is false. Sub-folders of a dataset belong to it.
+`audio.auto_split` is false. Sub-folders of a dataset belong to it. What SimpleTuner takes where a key is missing is
+taken too, with a note: captions by lines, five seconds of a video, square cuts.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ _CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
 # what is read where the kind of the dataset is known, besides the rows that say all
 _READ = {
     "instance_data_dir", "cache_dir_vae", "repeats", "resolution", "train_batch_size", "instance_prompt",
-    "prepend_instance_prompt", "crop", "crop_aspect", "s2v_datasets",
+    "prepend_instance_prompt", "crop", "crop_aspect", "s2v_datasets", "disable_multiline_split",
 }  # fmt: skip
+_OF_RECORDINGS = ("min_duration_seconds", "max_duration_seconds", "duration_interval")
+_SECONDS = 5  # of a video whose num_frames is not given
+_EVALUATION = "put its folder into [[validation_datasets]] of the dataset file that import writes"
 
 
 @dataclass
@@ -63,6 +67,8 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
             backends.notes.append(f"{name} is disabled and left out.")
         elif kind in _CACHES:
             backends.notes.append(f"{name} has no effect: captions are cached beside the clips they belong to.")
+        elif kind == "eval":
+            backends.problems.append(f"{name}: dataset_type eval is not taken over: {_EVALUATION}.")
         elif kind not in KINDS:
             backends.problems.append(
                 f"{name}: dataset_type {kind} is not there yet: {later_words('reference_datasets')}."
@@ -115,8 +121,25 @@ def _entry(name: str, kind: str, row: Mapping[str, Any], found: Backends) -> dic
     _say_rest(name, row, found)
     of_kind = {"image": (), "video": ("video", "audio"), "audio": ("audio",)}[kind]
     idle = [group for group in ("video", "audio") if row.get(group) and group not in of_kind]
-    idle += ["instance_prompt"] if row.get("instance_prompt") and not row.get("prepend_instance_prompt") else []
+    idle += [
+        key
+        for key, other in (
+            ("instance_prompt", "prepend_instance_prompt"),
+            ("prepend_instance_prompt", "instance_prompt"),
+        )
+        if row.get(key) and not row.get(other)
+    ]
     found.notes += [f"{name}: {key} has no effect there either, in a dataset like this." for key in idle]
+    if not row.get("disable_multiline_split"):
+        entry["caption_lines"] = True
+        _say(found, name, "disable_multiline_split", "each line of a caption file is a caption of its own")
+    if not row.get("caption_strategy"):
+        _say(
+            found,
+            name,
+            "caption_strategy",
+            "there it is filename unless config.json says textfile; here captions are .txt files beside the media",
+        )
     if row.get("cache_dir_vae"):
         entry["cache_directory"] = row["cache_dir_vae"]
     if row.get("train_batch_size") not in (None, 1):
@@ -131,30 +154,62 @@ def _entry(name: str, kind: str, row: Mapping[str, Any], found: Backends) -> dic
     side = row.get("resolution")
     if isinstance(side, (int, float)) and not isinstance(side, bool):
         entry["resolution"] = round(side)
-        entry["enable_bucket"] = not (row.get("crop") and row.get("crop_aspect") == "square")
+        entry["enable_bucket"] = not (row.get("crop") and row.get("crop_aspect", "square") == "square")
         if not entry["enable_bucket"]:
             entry["resolution"] = max(32, round(side / 32) * 32)
+            if "crop_aspect" not in row:
+                _say(found, name, "crop_aspect", "media are cut to squares")
+    if row.get("crop") and "crop_style" not in row:
+        _say(found, name, "crop_style", "there it is random; here the middle is kept")
     if kind == "video":
-        _video(row.get("video") or {}, entry)
-        sound = row.get("audio")
-        if isinstance(sound, Mapping) and sound.get("auto_split") is False:
-            entry["audio_source"] = "none"
-        elif isinstance(sound, Mapping) and sound.get("audio_only"):
-            entry["audio_directory"] = entry.pop("video_directory")
+        _video(name, row.get("video") or {}, entry, found)
+        _sound_of_video(name, row.get("audio"), entry, found)
     return entry
 
 
-def _video(video: Mapping[str, Any], entry: dict[str, Any]) -> None:
+def _say(found: Backends, name: str, key: str, words: str) -> None:
+    """A note of what a key that is not given means."""
+    found.notes.append(f"{name}: {key} is not given: {words}.")
+
+
+def _sound_of_video(name: str, sound: Any, entry: dict[str, Any], found: Backends) -> None:
+    if sound is None:
+        _say(
+            found,
+            name,
+            "audio",
+            "the sound of the videos is trained, as by older versions of SimpleTuner; newer ones train the picture "
+            'alone: for that say model.mode = "video" in the run file',
+        )
+        return
+    if not isinstance(sound, Mapping):
+        raise TypeError("audio has to be an object")
+    if sound.get("auto_split") is False:
+        entry["audio_source"] = "none"
+    elif sound.get("audio_only"):
+        entry["audio_directory"] = entry.pop("video_directory")
+    idle = [key for key in _OF_RECORDINGS if sound.get(key)]
+    if idle and "video_directory" in entry:
+        names = ", ".join(f"audio.{key}" for key in idle)
+        found.notes.append(f"{name}: {names}: without effect here: the sound of a video is cut with its pictures.")
+
+
+def _video(name: str, video: Mapping[str, Any], entry: dict[str, Any], found: Backends) -> None:
     rate = float(video.get("frame_rate") or 25)
+    by_length = video.get("bucket_strategy") == "resolution_frames"
     if video.get("num_frames"):
         entry["target_frames"] = [video["num_frames"]]
+    elif not by_length:
+        frames = round(_SECONDS * rate - 1) // 8 * 8 + 1  # what the VAE can take of it
+        entry["target_frames"] = [frames]
+        _say(found, name, "video.num_frames", f"{frames} frames, {_SECONDS} seconds, are trained of each clip")
     if video.get("min_frames"):
         entry["min_frames"] = video["min_frames"]
     if video.get("max_frames"):  # there it is a limit on the file, here on the window
         entry["max_seconds"] = video["max_frames"] / rate
     if video.get("frame_rate"):
         entry["target_fps"] = video["frame_rate"]
-    if video.get("bucket_strategy") == "resolution_frames":
+    if by_length:
         entry |= {"frame_extraction": "full", "frame_interval": video.get("frame_interval") or 1}
         if video.get("num_frames"):
             entry["max_frames"] = video["num_frames"]
