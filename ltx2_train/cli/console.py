@@ -66,7 +66,7 @@ class ConsoleEvents(Events):
             self._line(f"   {kind}: {path}")
 
     def message(self, text: str, level: str = "info") -> None:
-        self._line(("warning: " if level == "warning" else "   ") + text)
+        self._line("warning: " + text if level == "warning" else "   " + text.replace("\n", "\n   "))
 
     def should_stop(self) -> bool:
         return self.stop.is_set()

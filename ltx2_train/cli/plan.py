@@ -47,7 +47,7 @@ def run_plan(args: argparse.Namespace, events: ConsoleEvents) -> int:
     run = load_run(args.run, overrides) if args.run is not None else make_run({}, overrides=overrides)
     if args.bucket is None and args.run is None:
         raise ConfigError("--published needs --bucket, for example --bucket 512x512x121.")
-    check_planned(run, args.published, data=args.bucket is None)
+    check_planned(run, args.published, data=args.bucket is None, events=events)
     report = predict_run(run, args.bucket, args.batch, args.published, args.ram, events)
     events.finish()
     show_report(report, args.json)

@@ -180,6 +180,12 @@ _PAGES = (
 
 def odd_form(caption: str) -> str:
     """What a caption looks like that was hardly meant to be one, and what to do; or ""."""
+    look = odd_look(caption)
+    return "" if look is None else f"looks like {look[0]}; {look[1]}"
+
+
+def odd_look(caption: str) -> tuple[str, str] | None:
+    """The same as two texts; None where it is a caption."""
     plain = _QUOTED.sub("", caption)
     found = [(what, mend) for form, what, mend in _FORMS if form.search(caption)]
     found += [(what, mend) for form, what, mend in _SIGNS if form.search(plain)]
@@ -187,7 +193,7 @@ def odd_form(caption: str) -> str:
         found.append(_BROKEN)
     if not found and not any(one.isalnum() or unicodedata.category(one) == "So" for one in caption):
         found.append(("signs alone, without a word", "write the caption"))
-    return f"looks like {found[0][0]}; {found[0][1]}" if found else ""
+    return found[0] if found else None
 
 
 def was_misread(text: str) -> bool:

@@ -8,23 +8,46 @@ from collections.abc import Sequence
 from ..conditions.settings import AudioReference, FirstFrame
 from ..config import DrawSettings, SampleSettings
 from ..config.sample import SIZES
+from ..dataset.odd_captions import odd_look
 from ..shapes import Mode
 from .prompts import Prompt
 
 # what other programs take for weights of words, and for a choice of words
 _WEIGHTED = re.compile(r"\([^()]+:\d+(?:\.\d+)?\)")
 _CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__[\w/-]+__(?!\w)")
+_WRAPPED = re.compile(r"^(?:\"[^\"]*\"|\u201c[^\u201d]*\u201d|'[^']*'),?$")
+_OF_JSON = re.compile(r"^[\[{]\s*\"|^[\[\]{}],?$")
+_REMARK = re.compile(r"^(?://|;|--\s|<!--|/\*)")
 
 
-def _only_words(prompts: Sequence[Prompt]) -> list[str]:
-    """A sentence on the first of each of these forms in `prompts`: the text encoder reads it as it stands."""
+def only_words(prompts: Sequence[Prompt]) -> list[str]:
+    """A sentence on the first of each form of signs in `prompts` that the text encoder reads as they stand, and on each
+    prompt that was hardly meant to be one."""
     texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
     firsts = (next(filter(None, map(form.search, texts)), None) for form in (_WEIGHTED, _CHOICE))
-    return [
+    told = [
         f"{found[0]!r} in a sample prompt is read as words, as it stands: prompts have no weights and no choices."
         for found in firsts
         if found is not None
     ]
+    return told + [text for number, prompt in enumerate(prompts, 1) if (text := _odd(number, prompt.text))]
+
+
+def _odd(number: int, prompt: str) -> str:
+    """A sentence on `prompt`, the one of that number, where it was hardly meant as it stands; or ""."""
+    about = f"Sample prompt {number} ({prompt[:60]!r})"
+    if _REMARK.search(prompt):
+        return f"{about} is drawn: in a file, lines that begin with # are no prompts, and no others."
+    if _WRAPPED.search(prompt):
+        return f"{about} is read with its quotes. Leave them out, unless somebody is to say it."
+    if _OF_JSON.search(prompt):
+        return f"{about} looks like JSON: it is read as it stands."
+    if prompt.endswith("\\"):
+        return f"{about} ends in a backslash, and the next line is a prompt of its own. Write each in one line."
+    look = odd_look(prompt)
+    if look is None or _WEIGHTED.search(prompt) or _CHOICE.search(prompt):
+        return ""
+    return f"{about} looks like {look[0]}: it is read as it stands."
 
 
 def unused_options(
@@ -46,7 +69,8 @@ def unused_options(
         ("include_reference", shown, "no sample is given a reference (--v)"),
         ("image_crf", begun, "no sample begins with a picture (--i)"),
     )
-    idle = [(name, why) for name, there, why in used if getattr(given, name) and not there]
+    set_to = {name: getattr(given, name) for name, _, _ in used}
+    idle = [(name, why) for name, there, why in used if not there and (set_to[name] or _asked_for_none(name, given))]
     if not prompts:
         return [
             f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
@@ -56,10 +80,15 @@ def unused_options(
     return [
         *(mute if mode == "audio" and given.audio == "off" else ()),
         *(f"sample.{name} has no effect: {why}." for name, why in idle),
-        *_only_words(prompts),
+        *only_words(prompts),
         *(f"--n of {text[:60]!r} has no effect: it is drawn with a guidance of 1. Raise it (--g)." for text in own),
         *(_of_sound_alone(given, settings, prompts) if mode == "audio" else ()),
     ]
+
+
+def _asked_for_none(name: str, given: SampleSettings) -> bool:
+    """Whether the 0 of that setting says something: the compression of pictures has another default."""
+    return name == "image_crf" and given.image_crf == 0
 
 
 def _guided(prompt: Prompt, mode: Mode) -> bool:

@@ -24,14 +24,13 @@ from typing import Any
 from ..conditions.settings import AudioReference, FirstFrame
 from ..conditions.trained import OF_AUDIO, OF_VIDEO, Trained
 from ..config import DrawSettings, RunConfig, SampleSettings
-from ..config.read import tomllib
 from ..dataset.captions import NOT_TEXT, text_lines
 from ..errors import ConfigError
 from ..feed.loader import Sample
-from ..files import parse_json
 from ..models.upsampler import FACTOR
 from ..settings import limits
 from ..shapes import SPATIAL_FACTOR, Mode, VideoShape, floor_frames, floor_side
+from .prompt_files import TABLES, read_library, require_lines
 from .schedule import require_steps
 from .shown import MEDIA_OPTIONS as OPTIONS_OF_MEDIA
 from .shown import REPEATED, Shown, require_given, shown_by_option, shown_of_clip, shown_tables
@@ -52,6 +51,7 @@ class Prompt:
     identity_guidance: float = 0.0  # of the sound where a reference sound is given; 0: as without one
     upsampled: bool = False  # drawn in two stages
     asked: tuple[int, int, int] | None = field(default=None, compare=False)  # width, height and frames, as given
+    own: tuple[str, ...] = field(default=(), compare=False, repr=False)  # settings that its line says
 
     @property
     def stages(self) -> tuple[Prompt, ...]:
@@ -138,12 +138,15 @@ OPTIONS = (
 BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _WORN = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)  # as other programs' prompts load files
-TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
+ONCE = frozenset(("first_frame", "prefix", "suffix", "whole"))  # conditions that a stream has one of
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z](?:[\w-]*\w)?(?:[\s=]|$))")
 # before what is an option: one hyphen, dashes that phones and office programs write for two, or two and a blank
 _DASHED = re.compile(
-    rf"(?:^|\s)(-|[-\u2010-\u2015\u2212\uff0d]*[\u2010-\u2015\u2212\uff0d]+-?|--\s+)({'|'.join(BY_LETTER)})[\s=]+(?:\d|\S+\.\w{{3,4}}(?:\s|$))"
+    rf"(?:^|\s)(-|-{{3,}}|[-\u2010-\u2015\u2212\uff0d]*[\u2010-\u2015\u2212\uff0d]+-?|--\s+)({'|'.join(BY_LETTER)})[\s=]+(?:\d|\S+\.\w{{3,4}}(?:\s|$))"
 )
+
+# an option that nothing parts from the word before it, or a blank of no width
+_GLUED = re.compile(rf"(\S+?)--({'|'.join(BY_LETTER)})[\s=]+(?:\d|\S+\.\w{{3,4}}(?:\s|$))")
 
 
 def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[Prompt]:
@@ -167,39 +170,9 @@ def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[P
     if source.suffix.lower() in (".json", ".toml"):
         entries = read_library(source.name, text, source.suffix.lower())
     else:
+        require_lines(source.name, text)
         return _parsed(source.name, text_lines(text), settings, source.parent, of_list=False)
     return _parsed(source.name, entries, settings, source.parent)
-
-
-def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]]:
-    """The entries of a prompt library: lines, or tables of options. Raises ConfigError.
-
-    JSON: {"name": "prompt", ...}, or a list of prompts or tables. TOML: the table [prompt], whose values hold for each
-    table of its list `subset`; that is the community trainer's form.
-    """
-    try:
-        library = parse_json(text) if suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{name} is not valid {suffix[1:].upper()}: {error}.") from None
-    entries: list[str | dict[str, Any]]
-    if suffix == ".toml":
-        shared = library.get("prompt", library)
-        if not isinstance(shared, dict):
-            raise ConfigError(f"{name}: expected a table [prompt].")
-        if shared is not library and (others := [key for key in library if key != "prompt"]):
-            raise ConfigError(
-                f"{name}: {', '.join(others)} at the top has no use beside [prompt]. Write it into that table or a "
-                "[[prompt.subset]], or take it out."
-            )
-        common = {key: value for key, value in shared.items() if key != "subset"}
-        entries = [{**common, **entry} for entry in shared.get("subset", [{}])]
-    elif isinstance(library, dict):
-        entries = list(library.values())
-    else:
-        entries = library
-    if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
-        raise ConfigError(f"{name}: expected prompts, or tables with a prompt and its options.")
-    return entries
 
 
 def validation_prompts(samples: Sequence[Sample], run: RunConfig, settings: DrawSettings) -> list[Prompt]:
@@ -224,7 +197,7 @@ def _parsed(
     name: str, entries: Sequence[str | dict[str, Any]], settings: DrawSettings, base: Path, of_list: bool = True
 ) -> list[Prompt]:
     """The prompts of `entries`; of a text that is no list, blank lines and those that begin with # are none."""
-    prompts = []
+    prompts, wrong = [], []
     for number, entry in enumerate(entries, 1):
         try:
             if of_list and isinstance(entry, str) and not entry.strip():
@@ -234,7 +207,9 @@ def _parsed(
             elif of_list or (entry.strip() and not entry.lstrip().startswith("#")):
                 prompts.append(parse_prompt(entry, settings, base))
         except ConfigError as error:
-            raise ConfigError(f"{name}, line {number}: {error}") from None
+            wrong.append(f"{name}, line {number}: {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     if not prompts:
         raise ConfigError(f"{name}: no prompt found. Write one a line.")
     return prompts
@@ -268,6 +243,9 @@ def parse_prompt(
     if not plain and (dashed := _DASHED.search(line)):
         blank = " and no blank behind them" if dashed[1].endswith((" ", "\t")) else ""
         raise ConfigError(f"{dashed[1]}{dashed[2]}: an option begins with two hyphens{blank}. Write --{dashed[2]}.")
+    if not plain and (glued := _GLUED.search(line)):
+        before, letter = glued[1][-20:], glued[2]
+        raise ConfigError(f"--{letter} behind {before!r}: an option has a blank before it. Write {before} --{letter}.")
     prompt, values = _options(prompt, pieces[1:], base)
     if not plain and not prompt:
         raise ConfigError(f"{line.strip()}: the prompt is empty. Write what is to be seen, and its options behind it.")
@@ -298,7 +276,8 @@ def parse_prompt(
         identity_guidance=settings.identity_guidance,
         upsampled=settings.upsampler is not None,
         asked=asked,
-        given=_counted((*by_option, *shown_tables(tables, shape, base))),
+        given=_counted(_each_once((*by_option, *shown_tables(tables, shape, base)))),
+        own=tuple(values),
     )
 
 
@@ -330,6 +309,16 @@ def _options(prompt: str, pieces: Sequence[str], base: Path) -> tuple[str, dict[
     return prompt, values
 
 
+def _each_once(shown: Sequence[Shown]) -> Sequence[Shown]:
+    """`shown`; raises ConfigError where two of them are the beginning, the end or the whole of one stream."""
+    first: dict[tuple[str, str], Shown] = {}
+    for one in shown:
+        kind = "whole" if one.condition is None else one.condition.type
+        if kind in ONCE and (other := first.setdefault((one.stream, kind), one)) is not one:
+            raise ConfigError(f"{other.name} and {one.name} are for the same part of the sample. Keep one of them.")
+    return shown
+
+
 def _counted(shown: Sequence[Shown]) -> tuple[Shown, ...]:
     """`shown` with the references of each stream numbered in their order, as those of a clip are."""
     numbers = {OF_VIDEO: count(), OF_AUDIO: count()}
@@ -337,14 +326,17 @@ def _counted(shown: Sequence[Shown]) -> tuple[Shown, ...]:
 
 
 def require_drawable(prompts: Sequence[Prompt], mode: Mode, trained: Trained) -> None:
-    """Raise ConfigError that names the prompt where a model of `mode` cannot draw one with what it is given."""
+    """Raise ConfigError that names each prompt where a model of `mode` cannot draw one with what it is given."""
+    wrong = []
     for prompt in prompts:
         try:
             if prompt.upsampled:
                 _require_two_stages(prompt, mode)
             require_given(prompt.given, prompt.shape, mode, trained)
         except ConfigError as error:
-            raise ConfigError(f"The sample {prompt.text[:60]!r}: {error}") from None
+            wrong.append(f"The sample {prompt.text[:60]!r}: {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def _require_two_stages(prompt: Prompt, mode: Mode) -> None:

@@ -26,6 +26,7 @@ from .idle_options import rounded_sizes, unused_options
 from .prompts import Prompt, read_prompts, require_drawable
 from .render import SampleFile
 from .studio import checked_lora, open_studio, outer_lora, require_possible
+from .told_prompts import describe_prompts
 from .two_stages import require_upsampler
 
 
@@ -125,7 +126,7 @@ def _asked_strengths(run: RunConfig, lora: Path | None, strengths: Sequence[floa
 def tell_idle(
     run: RunConfig, settings: DrawSettings, prompts: Sequence[Prompt], lora: Path | None, events: Events
 ) -> None:
-    """Name what is set for samples and changes nothing of those of `prompts`."""
+    """Say what `prompts` come to, and name what is set for samples and changes nothing of them."""
     idle = [
         str(one)
         for one in run.without_effect
@@ -133,6 +134,7 @@ def tell_idle(
     ]
     if lora is None and run.sample.strength != 1:
         idle.append(f"sample.strength = {run.sample.strength:g} has no effect: no LoRA is given (--lora).")
+    events.message(describe_prompts(prompts, run.model.mode))
     rounded = rounded_sizes(prompts, run.model.mode)
     for text in (*idle, *rounded, *unused_options(run.sample, settings, prompts, run.model.mode)):
         events.message(text, "warning")

@@ -28,6 +28,7 @@ from ..caching.recipe import CacheRecipe
 from ..caching.writable import require_writable, written_folders
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
+from ..dataset.as_read import captions_of_items
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.manifest import MANIFEST_NAME
 from ..dataset.outputs import require_cache_folders
@@ -43,11 +44,13 @@ from ..models.text import TextConnectors
 from ..models.video_vae import VideoVAE
 from ..sampling.ahead import CAPTIONS, prompts_ahead
 from ..sampling.given_media import GivenMedia
+from ..sampling.idle_options import only_words
 from ..sampling.prompt_text import encoder_bytes, encoder_dtype, prompt_features, prompts_beside
 from ..sampling.prompts import Prompt, read_prompts, require_drawable
 from ..sampling.render import open_vae
 from ..sampling.sample import given_media, prompts_of, trained_of
 from ..sampling.sound import SoundParts
+from ..sampling.told_prompts import describe_prompts
 from ..sampling.two_stages import require_upsampler
 from ..shapes import Mode
 from ..weights.gemma_bnb import require_bitsandbytes
@@ -152,6 +155,10 @@ def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, l
     require_bitsandbytes(run.gemma)
     drawn = DrawSettings.of(run.sample, base.version)
     asked = read_prompts(drawn) if drawn.wanted else []
+    if asked:
+        events.message(describe_prompts(asked, run.model.mode))
+    for text in only_words(asked):
+        events.message(text, "warning")
     require_upsampler(drawn)
     if run.model.mode != "audio" and "video_vae_encoder" not in base.info.parts:
         raise CheckpointError(
@@ -178,6 +185,8 @@ def _planned(
     plan.require_enough()
     if idle := idle_in_mode(run, plan):
         events.message(idle, "warning")
+    if captions := captions_of_items(plan.items):
+        events.message(captions.text())
     return dataset, plan
 
 

@@ -5,6 +5,7 @@ The file is long because settings, samples, caches and prompts are looked at for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -241,6 +242,15 @@ def _tell_rounded(config: RunConfig, fps: float, events: Events) -> None:
                         f"one is given ({unit:.2f} s).",
                         "warning",
                     )
+    firsts = [one.probability for one in config.video.conditions if isinstance(one, FirstFrame)]
+    if len(firsts) > 1:
+        together = 1 - math.prod(1 - chance for chance in firsts)
+        said = " and ".join(f"{chance:g}" for chance in firsts)
+        events.message(
+            f"video.conditions: there are {len(firsts)} of type first_frame, with probability {said}; together they "
+            f"give it with {together:.3g}. Keep one.",
+            "warning",
+        )
     for one in config.video.conditions:
         if isinstance(one, SpatialCrop) and any(edge % SPATIAL_FACTOR for edge in one.spatial_region):
             whole = [edge // SPATIAL_FACTOR * SPATIAL_FACTOR for edge in one.spatial_region]

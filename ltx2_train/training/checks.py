@@ -35,11 +35,12 @@ from ..lora.loftq import loftq_for
 from ..models.transformer import LTXTransformer
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, find_optimizer, why_not
-from ..sampling.ahead import training_prompts
+from ..sampling.ahead import CAPTIONS, training_prompts
 from ..sampling.guidance import require_stg_block
 from ..sampling.idle_options import rounded_sizes, unused_options
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
 from ..sampling.sample import trained_of
+from ..sampling.told_prompts import describe_prompts
 from ..sampling.two_stages import require_upsampler
 from ..threads import heeding
 from ..weights.fingerprint import part_fingerprint
@@ -79,7 +80,7 @@ from .sound import require_sound
 from .state import list_states, read_tree, state_name
 from .trackers import check_trackers
 from .unused import require_samples_used, require_used
-from .watch import describe_mix, require_heard, warn_of_captions
+from .watch import describe_mix, require_heard, sample_captions, warn_of_captions
 
 # what is told where it is looked at: the LoRA that a run begins with in _check_start, the rates where they are resumed
 TOLD = (
@@ -193,6 +194,9 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
         events.message(str(one), "warning" if drawn else "info")
     config, files, layers, device = check_model(config, events, peers)
     _require_same_run(config, files, layers)
+    asked = DrawSettings.of(config.sample, files.version)
+    if asked.wanted:
+        read_prompts(asked)  # what is wrong with them is told before what is wrong with the caches
     dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
     require_used(config, dataset)
     check_supplied(config, dataset)
@@ -223,8 +227,10 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
 
 
 def tell_unused_options(config: RunConfig, drawn: DrawSettings, prompts: Sequence[Prompt], events: Events) -> None:
-    """Say which settings of samples none of `prompts` makes use of, and what is rounded; where none is drawn nothing is
-    the matter with them."""
+    """Say what `prompts` come to, which settings of samples none of them makes use of, and what is rounded; where none
+    is drawn nothing is the matter with them."""
+    if prompts:
+        events.message(describe_prompts(prompts, config.model.mode))
     told = tuple(f"{one.setting} " for one in config.without_effect)
     for text in rounded_sizes(prompts, config.model.mode):
         events.message(text, "warning")
@@ -411,8 +417,11 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
     return files, check_quant(files.checkpoint, config.quant, rank)
 
 
-def check_planned(config: RunConfig, published: str | None = None, data: bool = True) -> None:
-    """Raise what training would raise of settings, layers and optimizer, for a look ahead that needs no encoder.
+def check_planned(
+    config: RunConfig, published: str | None = None, data: bool = True, events: Events | None = None
+) -> None:
+    """Raise what training would raise of settings, layers, optimizer and prompts, for a look ahead that needs no
+    encoder, and tell `events` what the prompts come to.
 
     `published` is the version of a published model that stands for the checkpoint. With `data` the dataset file is
     held against the settings too.
@@ -424,8 +433,10 @@ def check_planned(config: RunConfig, published: str | None = None, data: bool = 
         path = config.need("model.checkpoint")
         with TensorFile(path) as file:
             require_mode(config, model_family(file), path.name)
+            version = model_family(file).version
             layers = list(_layers_of(config, blueprint(file, config.model.mode)))
     else:
+        version = published
         require_mode(config, FAMILIES[published], FAMILIES[published].checkpoint)
         layers = list(_layers_of(config, published_blueprint(published, config.model.mode)))
     name = "adamw" if config.optimizer.name == "auto" else config.optimizer.name
@@ -438,6 +449,19 @@ def check_planned(config: RunConfig, published: str | None = None, data: bool = 
         check_supplied(config, dataset)
         require_learning(config, dataset)
         require_validation(config, dataset)
+    _plan_prompts(config, DrawSettings.of(config.sample, version), events or Events())
+
+
+def _plan_prompts(config: RunConfig, drawn: DrawSettings, events: Events) -> None:
+    """Raise ConfigError for prompts of a run that cannot be drawn, and say what they come to."""
+    if not drawn.wanted:
+        return
+    if drawn.prompts is None:
+        events.message(f"sample.prompts is not set, so the first {CAPTIONS} captions of the dataset are drawn.")
+        return
+    prompts = read_prompts(drawn)
+    require_drawable(prompts, config.model.mode, Trained())
+    tell_unused_options(config, drawn, prompts, events)
 
 
 def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:
@@ -545,6 +569,8 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
     tell_fewer(config, len(data.validation), events)
     check_samples(config, data.samples, events)
     check_samples(config, validation_clips(config, data), events, held_out=True)
+    if captions := sample_captions([*data.samples, *data.validation]):
+        events.message(captions.text())
     warn_of_captions(data.samples, events)
     require_heard(data.samples, config.model.mode)
     return data

@@ -318,6 +318,11 @@ def _too_long(config: RunConfig, total: int) -> Iterable[str]:
     train = config.train
     if train.save_every > total and train.save_every != TrainSettings().save_every and not train.save_every_epochs:
         yield f"train.save_every is {train.save_every}, so nothing is saved before the end"
+    if train.keep_loras and not (train.save_every or train.save_every_epochs) and train.what == "lora":
+        yield (
+            f"train.keep_loras is {train.keep_loras} and train.save_every 0, so the LoRA of the end alone is saved, "
+            "and there is none to be taken away"
+        )
 
 
 def _passes_too_many(config: RunConfig, passes: float) -> Iterable[str]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..config import RunConfig
+from ..dataset.as_read import CaptionsAsRead, captions_as_read
+from ..dataset.cache_names import medium_of
 from ..dataset.notes import SHOWN_AT_MOST
 from ..errors import DataError
 from ..events import Events
@@ -103,6 +105,12 @@ def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -
             "loss.balance.mode to inv_freq.",
             "warning",
         )
+
+
+def sample_captions(samples: Sequence[Sample]) -> CaptionsAsRead | None:
+    """The captions of `samples`, each once a medium; None where their caches do not say any."""
+    media = {sample.text_path: sample for sample in samples}.values()
+    return captions_as_read((medium_of(one.latent_path.name), text) for one in media for text in one.captions)
 
 
 def warn_of_captions(samples: Sequence[Sample], events: Events) -> None:

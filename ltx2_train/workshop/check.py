@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from ..dataset.as_read import captions_of_items
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.idle_beside import idle_beside
 from ..dataset.items import TooManyLeftOut
@@ -124,7 +125,8 @@ def check_dataset(
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     files = [file for part in parts for file in _files(part, findings)]
     name = "settings" if isinstance(source, DatasetConfig) else str(source)
-    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started)
+    captions = captions_of_items(_items(parts))
+    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started, captions)
 
 
 def _check_part(

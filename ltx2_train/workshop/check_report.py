@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..dataset.as_read import CaptionsAsRead
 from ..shapes import VideoShape
 
 FindingLevel = Literal["green", "amber", "red"]
@@ -83,6 +84,7 @@ class CheckReport:
     files: tuple[FileCheck, ...]
     findings: tuple[Finding, ...]
     seconds: float = 0.0
+    captions: CaptionsAsRead | None = None  # of all that is trained on
 
     @property
     def level(self) -> FindingLevel:
@@ -102,7 +104,7 @@ class CheckReport:
         return {level: sum(file.level == level for file in self.files) for level in LEVELS}
 
     def text(self) -> str:
-        """For a terminal or a node: the counts, what is lost, every finding; of those that say the same five, and the
+        """For a terminal or a node: counts, losses, captions, every finding; of those that say the same five, and the
         names of the others."""
         counts = self.counts()
         several = len({one.dataset for one in (*self.files, *self.findings)} - {WHOLE}) > 1
@@ -114,6 +116,8 @@ class CheckReport:
         ]
         if lost := _losses(self.files):
             lines.append(lost)
+        if self.captions is not None:
+            lines.append(self.captions.text())
         for level in ("red", "amber"):
             alike: dict[tuple[str, ...], list[Finding]] = {}
             for finding in self.findings:
@@ -136,6 +140,7 @@ class CheckReport:
             "lost_frame": _rounded(mean_of([file.lost_frame for file in self.files])),
             "lost_clip": _rounded(mean_of([file.lost_clip for file in self.files])),
             "seconds": round(self.seconds, 3),
+            "captions": None if self.captions is None else self.captions.to_json(),
             "findings": [finding.to_json() for finding in self.findings],
             "files": [file.to_json() for file in self.files],
         }

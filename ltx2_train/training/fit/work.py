@@ -19,6 +19,7 @@ from ...caching.recipe import CacheRecipe
 from ...conditions.settings import AudioStream, VideoStream
 from ...conditions.trained import reference_sounds_of, references_of
 from ...config import RunConfig
+from ...dataset.as_read import captions_of_items
 from ...dataset.dataset_file import DatasetConfig
 from ...dataset.entry import DatasetSettings
 from ...dataset.plan import Item, plan_dataset
@@ -138,6 +139,8 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     dataset = DatasetConfig.read(run.need("data.config"), run.foreign)
     quiet = Passing(events or Events(), tells=())  # what is wrong with the data, training and caching tell
     plan = plan_dataset(dataset, quiet)
+    if events is not None and (captions_read := captions_of_items(plan.items)):
+        events.message(captions_read.text())
     mode = run.model.mode
     try:
         data = open_data(run, CacheRecipe(run.cache, mode), quiet, dataset, plan)

@@ -8,9 +8,11 @@ from PIL import Image
 from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
-from ltx2_train.sampling.idle_options import rounded_sizes, unused_options
-from ltx2_train.sampling.prompts import parse_prompt, read_library, read_prompts
+from ltx2_train.sampling.idle_options import only_words, rounded_sizes, unused_options
+from ltx2_train.sampling.prompt_files import read_library
+from ltx2_train.sampling.prompts import parse_prompt, read_prompts
 from ltx2_train.sampling.sample import _asked_strengths, tell_idle, wanted_prompts
+from ltx2_train.sampling.told_prompts import describe_prompts
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -46,7 +48,14 @@ def test_a_caption_is_all_prompt():
 
 
 @pytest.mark.parametrize(
-    "text", ["A fox -- i am here", "A -- as ever - a fox", "rock -n roll. A", "A - 3 foxes -- 2 hens"]
+    "text",
+    [
+        "A fox -- i am here",
+        "A -- as ever - a fox",
+        "a fox--w, a dog--s tail, well--known 5",
+        "rock -n roll. A",
+        "A - 3 foxes -- 2 hens",
+    ],
 )
 def test_hyphens_of_a_sentence_are_no_options(text):
     assert parse_prompt(text, SETTINGS).text == text
@@ -67,6 +76,10 @@ def test_hyphens_of_a_sentence_are_no_options(text):
         ("A \u2212\u2212w 96", "w: an option begins with two hyphens. Write --w.$"),
         ("A -- w 96", r"^-- w: an option begins with two hyphens and no blank behind them. Write --w.$"),
         ("-i fox.png A", "-i: an option begins with two hyphens"),
+        ("A fox--w 96", r"^--w behind 'fox': an option has a blank before it. Write fox --w.$"),
+        ("in the snow.--w=96", "--w behind 'snow.'"),
+        ("A\u200b--i fox.png", "--i behind 'A"),
+        ("A ---w 96", r"^---w: an option begins with two hyphens. Write --w.$"),
     ],
 )
 def test_wrong_options_are_named(line, says):
@@ -182,12 +195,14 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     plain = DrawSettings(guidance=1, stg=0, negative_prompt="ugly", rescale=0.5, include_reference=True, image_crf=0)
     prompts = [parse_prompt("A fox", plain)]
     named = [line.split()[0] for line in unused_options(plain, plain, prompts)]
-    assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference"]
+    assert named == ["sample.negative_prompt", "sample.rescale", "sample.include_reference", "sample.image_crf"]
     prompts.append(parse_prompt("A hen --g 3", plain))
-    assert [line.split()[0] for line in unused_options(plain, plain, prompts)] == ["sample.include_reference"]
-    mute = DrawSettings(audio="off", guidance=1, stg=0, image_crf=0)
-    assert unused_options(mute, mute, [parse_prompt("A fox", mute)]) == []
-    assert unused_options(mute, mute, [parse_prompt("A fox", mute)], "audio") == [
+    named = [line.split()[0] for line in unused_options(plain, plain, prompts)]
+    assert named == ["sample.include_reference", "sample.image_crf"]
+    mute = DrawSettings(audio="off", guidance=1, stg=0)
+    said = SampleSettings(audio="off", guidance=1, stg=0)
+    assert unused_options(said, mute, [parse_prompt("A fox", mute)]) == []
+    assert unused_options(said, mute, [parse_prompt("A fox", mute)], "audio") == [
         "sample.audio = off has no effect: model.mode is audio, and samples are sound alone."
     ]
     crf = DrawSettings(image_crf=10)
@@ -196,11 +211,11 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     ]
     Image.new("RGB", (64, 64)).save(tmp_path / "fox.png")
     assert unused_options(crf, crf, [parse_prompt(f"A fox --i {tmp_path / 'fox.png'}", crf)]) == []
-    off = DrawSettings(every=0, negative_prompt="ugly", image_crf=0)
-    assert unused_options(off, off, []) == [
+    off, none = DrawSettings(every=0, negative_prompt="ugly"), SampleSettings(every=0, negative_prompt="ugly")
+    assert unused_options(none, off, []) == [
         "sample.negative_prompt has no effect in training: no samples are drawn (sample.every is 0)."
     ]
-    assert unused_options(off, off, prompts[:1]) == [  # they are drawn, whatever is drawn in training
+    assert unused_options(none, off, prompts[:1]) == [  # they are drawn, whatever is drawn in training
         "sample.negative_prompt has no effect: no sample is drawn with a guidance other than 1."
     ]
     bare = DrawSettings(guidance=1, stg=0)
@@ -267,3 +282,50 @@ def test_what_stands_beside_the_table_of_prompts_is_refused():
     text = 'width = 96\n[prompt]\nheight = 64\n[[prompt.subset]]\nprompt = "one"\n[[prompts]]\nprompt = "two"\n'
     with pytest.raises(ConfigError, match=r"p.toml: width, prompts at the top has no use beside \[prompt\]"):
         read_library("p.toml", text, ".toml")
+
+
+def test_every_wrong_line_is_told_at_once(tmp_path):
+    (tmp_path / "p.txt").write_text("A fox --w x\nA hen\nA cow--h 64\n")
+    with pytest.raises(ConfigError) as caught:
+        read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
+    assert str(caught.value).splitlines() == [
+        "p.txt, line 1: --w 'x': expected a number.",
+        "p.txt, line 3: --h behind 'cow': an option has a blank before it. Write cow --h.",
+    ]
+
+
+def test_json_in_a_text_file_is_refused(tmp_path):
+    (tmp_path / "p.txt").write_text('["A fox",\n "A hen"]')
+    with pytest.raises(ConfigError, match=r"p\.txt holds JSON"):
+        read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
+
+
+def test_two_pictures_for_one_first_frame_are_refused(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    table = {"type": "first_frame", "image_or_video": "a.png"}
+    parse_prompt("A fox", SETTINGS, tmp_path, tables=[table])
+    with pytest.raises(ConfigError, match=r"^--i a.png and conditions, first_frame a.png are for the same part"):
+        parse_prompt("A fox --i a.png", SETTINGS, tmp_path, tables=[table])
+
+
+def test_what_is_hardly_a_prompt_is_told():
+    texts = ["1. a fox", '"a fox"', "// c", "; c", "[trigger] a fox", "a fox \\", 'a fox says "hi"', "# 1", '["a",']
+    told = only_words([parse_prompt(text, SETTINGS) for text in texts])
+    assert [text.split(" (")[0] for text in told] == [f"Sample prompt {number}" for number in (1, 2, 3, 4, 5, 6, 8, 9)]
+    assert told[0] == "Sample prompt 1 ('1. a fox') looks like an entry of a list: it is read as it stands."
+    assert "is read with its quotes" in told[1]
+
+
+def test_prompts_are_described_with_what_is_their_own(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    lines = ["A fox --w 96 --h 64 --i a.png", "A hen --g 1 --f 1"]
+    prompts = [parse_prompt(line, SETTINGS, tmp_path) for line in lines]
+    assert describe_prompts(prompts, "video").splitlines() == [
+        "Prompts of samples as they are read:",
+        '  prompt 1: "A fox" 96x64, 49 frames at 25 a second, seed 42, 30 steps, guidance 4; its own: width, height, '
+        'image; given: --i a.png; negative prompt: "ugly"',
+        '  prompt 2: "A hen" 768x512, 1 frame, seed 42, 30 steps, guidance 1; its own: guidance, frames',
+    ]
+    many = describe_prompts(prompts[:1] * 20, "audio").splitlines()
+    assert many[-2:] == ["  and 8 more", '  negative prompt of each: "ugly"']
+    assert "96x64" not in many[1]

@@ -1,0 +1,42 @@
+"""Prompts in a line each, as they will be drawn: a person sees at once what was read of them, and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..dataset.as_read import quoted
+from ..shapes import Mode
+from .prompts import Prompt
+
+SHOWN_PROMPTS = 12
+
+
+def describe_prompts(prompts: Sequence[Prompt], mode: Mode) -> str:
+    """A line for each of the first of `prompts`, which a model of `mode` draws, and their common negative prompt."""
+    negatives = {prompt.negative if prompt.needs_negative else "" for prompt in prompts}
+    lines = [_line(number, prompt, mode, len(negatives) > 1) for number, prompt in enumerate(prompts, 1)]
+    more = len(lines) - SHOWN_PROMPTS
+    lines[SHOWN_PROMPTS:] = [f"  and {more} more"] if more > 0 else []
+    if len(negatives) == 1 and (common := negatives.pop()):
+        lines.append(f"  negative prompt of {'each' if len(prompts) > 1 else 'it'}: {quoted(common)}")
+    return "\n".join(["Prompts of samples as they are read:", *lines])
+
+
+def _line(number: int, prompt: Prompt, mode: Mode, with_negative: bool) -> str:
+    """What is known of the prompt of that number, and which of it its own line says."""
+    shape = prompt.shape
+    size = [] if mode == "audio" else [f"{shape.width}x{shape.height}"]
+    frames = "1 frame" if shape.frames == 1 else f"{shape.frames} frames at {shape.fps:g} a second"
+    facts = [*size, frames, f"seed {prompt.seed}", f"{prompt.steps} step{'s' if prompt.steps > 1 else ''}"]
+    if mode != "audio":
+        facts.append(f"guidance {prompt.guidance:g}")
+    if mode != "video" and (mode == "audio" or prompt.audio_guidance != prompt.guidance):
+        facts.append(f"guidance of the sound {prompt.audio_guidance:g}")
+    parts = [f"  prompt {number}: {quoted(prompt.text)} {', '.join(facts)}"]
+    if prompt.own:
+        parts.append(f"its own: {', '.join(prompt.own)}")
+    if given := [one.name for one in prompt.given]:
+        parts.append(f"given: {', '.join(given)}")
+    if with_negative and prompt.needs_negative and prompt.negative:
+        parts.append(f"negative prompt: {quoted(prompt.negative)}")
+    return "; ".join(parts)
