@@ -449,13 +449,13 @@ def check_planned(
         check_supplied(config, dataset)
         require_learning(config, dataset)
         require_validation(config, dataset)
-    _plan_prompts(config, DrawSettings.of(config.sample, version), events or Events())
+    drawn = DrawSettings.of(config.sample, version)
+    if drawn.wanted and (data or drawn.prompts is not None):
+        _plan_prompts(config, drawn, events or Events())
 
 
 def _plan_prompts(config: RunConfig, drawn: DrawSettings, events: Events) -> None:
     """Raise ConfigError for prompts of a run that cannot be drawn, and say what they come to."""
-    if not drawn.wanted:
-        return
     if drawn.prompts is None:
         events.message(f"sample.prompts is not set, so the first {CAPTIONS} captions of the dataset are drawn.")
         return

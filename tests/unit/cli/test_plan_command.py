@@ -16,6 +16,26 @@ def test_plan_of_a_run_before_anything_is_loaded(run_file, capsys):
     assert not (run_file.parent / "runs").exists(), "a look leaves nothing behind"
 
 
+def test_a_plan_shows_captions_and_prompts_and_refuses_each_wrong_prompt(run_file, capsys):
+    assert (
+        main(["plan", str(run_file), "--set", "sample.every=1", "--set", 'sample.prompts=["A fox --d 7", "1. hen"]'])
+        == 0
+    )
+    said = capsys.readouterr().err
+    assert "Captions as they are read (" in said
+    assert 'prompt 1: "A fox"' in said
+    assert "seed 7" in said
+    assert "its own: seed" in said
+    assert "Sample prompt 2 ('1. hen') looks like an entry of a list" in said
+    given = ["--set", "sample.every=1", "--set", 'sample.prompts=["A fox--d 7", "A hen --w x"]']
+    assert main(["plan", str(run_file), *given]) == 2
+    said = capsys.readouterr().err
+    assert "line 1: --d behind 'fox'" in said
+    assert "line 2: --w 'x': expected a number" in said
+    assert main(["plan", str(run_file), "--set", "sample.every=1"]) == 0
+    assert "sample.prompts is not set, so the first 2 captions of the dataset are drawn" in capsys.readouterr().err
+
+
 def test_plan_as_json_for_a_size(run_file, capsys):
     assert main(["plan", str(run_file), "--fit", "12", "--json", "--set", "lora.rank=8"]) == 0
     value = json.loads(capsys.readouterr().out)

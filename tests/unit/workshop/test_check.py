@@ -97,6 +97,14 @@ def test_a_rule_finds_its_file(good, make, rule, level):
     assert not any(rule == found for _, found in rules(report, good / "red.mp4"))
 
 
+def test_captions_are_shown_as_they_will_be_read(good):
+    report = check(good, "trigger_word = 'ohwx'")
+    assert report.captions is not None
+    assert report.captions.shortest[1].startswith("ohwx, ")
+    assert report.captions.text() in report.text()
+    assert report.to_json()["captions"]["count"] == len(report.files)
+
+
 @pytest.mark.parametrize(
     ("edges", "told"),
     [
