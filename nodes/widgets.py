@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..ltx2_train.dataset.captions import text_lines
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.settings import limits
 from . import words
@@ -260,7 +259,7 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
         return _table(setting, text, below=get_args(inner)[1] not in (float, Any)) or None
     if _is_list(inner):
         if str in _item_types(inner):
-            parts = text.split(",") if setting.one_line else text_lines(text)
+            parts = text.split(",") if setting.one_line else text.split("\n")
             return [part.strip() for part in parts if part.strip()] or None
         return [_number(part) for part in text.replace(";", ",").split(",") if part.strip()] or None
     if optional and text == NO_TEXT:
