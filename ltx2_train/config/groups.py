@@ -198,6 +198,14 @@ class RunConfig(Settings):
     _said: frozenset[str] = PrivateAttr(frozenset())  # settings without effect that the notes name already
     _asked: frozenset[str] = PrivateAttr(frozenset())  # settings that an override gave
     _foreign: bool = PrivateAttr(False)
+    _record_of: Path | None = PrivateAttr(None)  # the run folder that the file lies in, as that run wrote it
+
+    @property
+    def strayed_from(self) -> Path | None:
+        """The folder of the record that was read, where that names another: the folder was copied or moved."""
+        if self._record_of is None or self._asked & {"run.folder", "run.name"} or self.run.folder is None:
+            return None
+        return None if (self.run.folder / self.run.name).resolve() == self._record_of.resolve() else self._record_of
 
     @property
     def notes(self) -> tuple[str, ...]:

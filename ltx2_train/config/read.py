@@ -63,6 +63,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     base = path.absolute().parent if source is None else source.folder
     run = _made(tables, base, path.name, problems, notes)
     run._foreign, run._asked = source is not None, _names_of(overrides)
+    run._record_of = path.absolute().parent if is_record(path) else None
     # files of other programs carry settings of ways that they do not go; so does what a run wrote of all its settings
     if run.foreign or is_record(path):
         harmless = [one for one in run.without_effect if one.setting not in run._asked]

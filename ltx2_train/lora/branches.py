@@ -26,6 +26,7 @@ from .metadata import HASHES
 from .names import checkpoint_name, split_key, without_prefixes
 from .new_file import check_target, occupied, without_dates
 from .places import doubts_of
+from .scales import carried_scales
 from .targets import BRANCHES, branch_of, count_branches, dotted
 
 CROSS = "cross"
@@ -90,7 +91,7 @@ def _rewrite(path: Path, wanted: Collection[str], out: Path, why_empty: str, rep
         tensors = {key: stored.read(key) for key in stored.tensors if branch_of(_path_of(key)) in wanted}
         others = [key for key in stored.tensors if key not in tensors and branch_of(_path_of(key)) == "other"]
         unknown = tuple(key for key in others if dotted(split_key(key).module) not in named)
-        metadata = _metadata(stored.metadata, kept, removed)
+        metadata = _metadata({**stored.metadata, **carried_scales(path, stored.metadata)}, kept, removed)
     if out.exists() and not replace and not _holds(out, tensors, metadata):
         raise occupied(out)
     write_tensors(out, tensors, metadata)

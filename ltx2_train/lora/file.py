@@ -26,7 +26,7 @@ from .foreign import family_of, kinds_of, version_named
 from .low_rank import squared_norm
 from .names import PREFIX, Key, flat_names, split_key
 from .others import OtherEntry, read_others
-from .scales import AdapterScales, adapter_scales, denied_by
+from .scales import AdapterScales, adapter_scales, denied_by, unsaid_by
 from .targets import count_branches, layers_text
 
 CHECKPOINT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
@@ -79,7 +79,7 @@ class LoraFile:
 
     `others` are the layers of another kind that can be trained and drawn with; a DoRA stands in both. `kinds` counts
     the layers of what is no plain LoRA, and `other_keys` are theirs. `problems` are sentences on what makes its scale
-    uncertain, `denied` one on metadata that deny the scale of its keys.
+    uncertain, `denied` one on metadata that deny the scale of its keys, or that lack it.
     `dtypes` are those of its matrices. `keys` are those of each entry in the file: down, up, and alpha if there is one.
     """
 
@@ -252,14 +252,15 @@ def read_lora(path: Path | str, weights: bool = True) -> LoraFile:
             if key.part in parts.setdefault(key.module, {}):
                 raise CheckpointError(_twice(path, key.module))
             parts[key.module][key.part] = name
-        entries: dict[str, LoraEntry] = {}
-        problems: list[str] = []
+        entries, problems = dict[str, LoraEntry](), list[str]()
         for module, names in parts.items():
             if "down" in names and "up" in names:
                 spelled = (module, keys[names["down"]].spelled)
                 entries[module] = _entry(file, module, names, scales, spelled, problems, weights)
         named = ((module, keys[parts[module]["down"]].spelled) for module in entries if "alpha" in parts[module])
         denied = denied_by(scales, ((entries[names[0]].scale, entries[names[0]].rank, names) for names in named))
+        if scales is None and entries and not any("alpha" in names for names in parts.values()):
+            denied = unsaid_by(path, file.metadata, keys)
         others = read_others(file, other, parts, weights)
         if not problems:
             problems += _without_alpha(parts, {**entries, **others})

@@ -21,6 +21,8 @@ from .names import without_prefixes
 
 ENTRY = "lora_adapter_metadata"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PEFT_KEYS = "base_model.model."
+_ALPHAS = ("alpha", "ss_network_alpha")  # in metadata of trainers
 _PART = "transformer"  # of a pipeline
 
 
@@ -69,6 +71,29 @@ def adapter_scales(path: Path, metadata: Mapping[str, str]) -> AdapterScales | N
             f"{where} cannot be read, so the scale of the LoRA (alpha / rank) is not known. Save the LoRA again with "
             "the program that made it, or with the scale multiplied into its weights and without that entry."
         ) from None
+
+
+def carried_scales(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What the metadata of a copy of the LoRA at `path` need besides its own, so that it counts as much as before.
+
+    PEFT's file beside it is not beside the copy. Raises CheckpointError where that cannot be read.
+    """
+    if ENTRY in metadata or adapter_scales(path, metadata) is None:
+        return {}
+    return {ENTRY: path.with_name(PEFT_CONFIG).read_text(encoding="utf-8-sig")}
+
+
+def unsaid_by(path: Path, metadata: Mapping[str, str], keys: Iterable[str]) -> str:
+    """That the LoRA at `path` has PEFT's `keys` and none of PEFT's settings, where its alpha is; or ""."""
+    if not next(iter(keys), "").startswith(_PEFT_KEYS) or any(name in metadata for name in _ALPHAS):
+        return ""
+    lies = path.with_name(PEFT_CONFIG).is_file()
+    beside = (
+        f"{PEFT_CONFIG} counts beside a file named {PEFT_FILE} alone: give it that name"
+        if lies
+        else (f"PEFT keeps it in {PEFT_CONFIG} beside {PEFT_FILE}: put both into one folder under these names")
+    )
+    return f"Nothing says its alpha, so it counts as much as its rank (scale 1). {beside}, if it was another."
 
 
 def denied_by(scales: AdapterScales | None, layers: Iterable[tuple[float, int, tuple[str, ...]]]) -> str:

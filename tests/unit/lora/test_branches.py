@@ -219,3 +219,20 @@ def test_a_layer_that_lacks_its_other_half_is_refused_by_name(lora, tmp_path):
     with pytest.raises(ConfigError, match=f"half.safetensors is no whole LoRA: {layer} lacks its other half"):
         keep_branches(tmp_path / "half.safetensors", ["video"], tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_scale_of_an_adapter_of_peft_goes_along_and_its_lack_is_told(tmp_path):
+    """PEFT keeps alpha in a file beside its adapter, which is not beside what is kept of it."""
+    tensors = {}
+    for layer in ("attn1.to_q", "audio_attn1.to_q"):
+        name = f"base_model.model.transformer_blocks.0.{layer}"
+        tensors |= {f"{name}.lora_A.weight": torch.ones(2, 4), f"{name}.lora_B.weight": torch.ones(4, 2)}
+    source = tmp_path / "adapter_model.safetensors"
+    save_file(tensors, source)
+    assert "Nothing says its alpha" in inspect_lora(source).text()
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8}), encoding="utf-8")
+    assert "Nothing says its alpha" not in inspect_lora(source).text()
+    assert keep_branches(source, {"audio"}, tmp_path / "fox.safetensors").doubts == ()
+    assert [entry.scale for entry in load_lora_state(tmp_path / "fox.safetensors").layers.values()] == [4.0]
+    source.rename(tmp_path / "other.safetensors")
+    assert "give it that name" in inspect_lora(tmp_path / "other.safetensors").text()

@@ -14,7 +14,7 @@ from unit.training.step_parts import make_sample
 
 from ltx2_train.caching.cache_file import MASK_KEY, SILENCE
 from ltx2_train.conditions.trained import Trained
-from ltx2_train.config import make_run
+from ltx2_train.config import load_run, make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
@@ -429,3 +429,15 @@ def test_a_start_that_learned_from_references_is_gone_on_with_by_them(tmp_path, 
     tell_start_references(config, Trained(downscale=factor), told)
     assert [text for _, text in told.texts if said and said in text] == [text for _, text in told.texts]
     assert len(told.texts) == bool(said)
+
+
+def test_the_record_in_a_copied_run_folder_does_not_train_the_other_one(tmp_path):
+    folder = tmp_path / "runs" / "fox"
+    (folder / "states").mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    (folder / "run.toml").write_text(f'[run]\nname = "fox"\nfolder = "{(tmp_path / "runs").as_posix()}"\n')
+    check_streams(load_run(folder / "run.toml"))
+    copy = folder.rename(tmp_path / "runs" / "copy") / "run.toml"
+    with pytest.raises(ConfigError, match=r"lies in .*copy, but says run\.folder and run\.name of .*fox"):
+        check_streams(load_run(copy))
+    check_streams(load_run(copy, ["run.name=copy"]))
