@@ -36,10 +36,7 @@ def run_lines(
     yield f"# By `ltx2-train import` from {head}."
     yield "# Behind each setting stands the name it had there."
     yield from (f"# {note}." for note in notes)
-    try:
-        run: RunConfig | None = RunConfig.model_validate(translation.tables)
-    except ValidationError:
-        run = None
+    run = as_run(translation)
     section = ""
     for setting, field in run_fields().items():
         group, key = setting.rsplit(".", 1)
@@ -120,20 +117,29 @@ def in_brief(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def set_by(setting: str, tables: Mapping[str, Any]) -> list[str]:
+def set_by(setting: str, translation: Translation, run: RunConfig | None) -> list[str]:
     """`setting = value`; of a switch that its group turns into words of its own, those that come of it alone."""
-    value = at(tables, setting)
-    if setting in run_fields() or value is None:
+    if setting in run_fields():
+        value, _ = _value(translation, run, setting)
         return [setting if value is None else f"{setting} = {in_brief(value)}"]
     group, key = setting.rsplit(".", 1)
-    for table in ({key: value}, at(tables, group)):
+    given = at(translation.tables, group) or {}
+    for table in ({key: given.get(key)}, given):
         try:
             model = getattr(RunConfig.model_validate({group: table}), group)
         except (ValidationError, AttributeError):
             continue
         values = model.model_dump(mode="json", include=model.model_fields_set)
-        return [f"{group}.{name} = {in_brief(one)}" for name, one in values.items()] or [setting]
+        return [f"{group}.{name} = {in_brief(one)}" for name, one in values.items()] or ["off"]
     return [setting]
+
+
+def as_run(translation: Translation) -> RunConfig | None:
+    """What the settings come to; None where they do not go together."""
+    try:
+        return RunConfig.model_validate(translation.tables)
+    except ValidationError:
+        return None
 
 
 def _written(line: Line) -> str:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ..dataset.dataset_file import DatasetConfig, load_table, without_idle
 from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
-from ..dataset.foreign_keys import LISTS, translate
+from ..dataset.foreign_keys import LISTS, in_form, translate
 from ..dataset.layouts import LIST_NAME, FolderLayout, folder_layout
 from ..dataset.simpletuner import read_backends
 from ..errors import ConfigError, TrainerError
@@ -30,7 +30,7 @@ from .describe import compact, group_line, groups
 from .groups import RunConfig
 from .import_needs import needed_settings
 from .import_paths import DATASET_NAME, moved_paths, rebased
-from .import_text import NEEDED, TITLES, in_brief, run_lines, set_by
+from .import_text import NEEDED, TITLES, as_run, in_brief, run_lines, set_by
 from .read import load_run, not_as_asked, taken_over
 from .sources import MEDIA_KEYS, SettingsFile, is_dataset_table, read_source
 from .translate import ASSUMED, Line, Translation, accepts, lines_in_words
@@ -179,11 +179,12 @@ class Imported:
 
     def _taken_lines(self) -> Iterator[str]:
         """Of each name that was taken over: its value there, the setting here and the value of that."""
+        run = as_run(self.translation)
         for line in self.translation.of("taken", "dataset"):
             if line.outcome == "dataset":
                 values = [f"{key} = {in_brief(line.value)}" for key in line.settings]
             else:
-                values = [one for key in line.settings for one in set_by(key, self.translation.tables)]
+                values = [one for key in line.settings for one in set_by(key, self.translation, run)]
             where = f" of {DATASET_NAME}" if line.outcome == "dataset" else ""
             yield f"{line.name} {in_brief(line.value)} -> {', '.join(values)}{where}"
 
@@ -321,9 +322,8 @@ def _drop_unusable(imported: Imported) -> None:
 def _drop_idle(imported: Imported) -> None:
     """Take out each setting that has no effect beside the others, with a line that says so."""
     translation = imported.translation
-    try:
-        run = RunConfig.model_validate(translation.tables)
-    except ValidationError:  # told already
+    run = as_run(translation)
+    if run is None:  # told already
         return
     imported.notes += [text.rstrip(".") for text in not_as_asked(translation.tables.get("sample"), run)]
     for one in run.without_effect:
@@ -374,6 +374,7 @@ def _tell_unplaced(imported: Imported) -> None:
 def _take_dataset(imported: Imported, table: Any, folder: Path) -> None:
     """`table` of a dataset file that lies in `folder` as the dataset of `imported`."""
     notes: list[str] = []
+    table = table if isinstance(table, list) else in_form(table, imported.problems)
     if isinstance(table, list):
         backends = read_backends(table, imported.translation.dataset, folder)
         table, notes = backends.table, backends.notes

@@ -25,6 +25,7 @@ from .describe import aliases, groups
 from .script_lines import shown
 from .script_words import Command
 from .translate import known_names, unfold
+from .yaml_file import read_yaml
 
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
 FILES = (".toml", ".yaml", ".yml", ".json", *COMMANDS)
@@ -34,7 +35,18 @@ _NAMES_DATA = ("dataset_config", "dataset_manifest", "data_backend_config")
 # scripts of the community trainer that make a run together; the others are commands of their own
 _TRAINS = ("ltx2_train_network", "ltx2_train_slider", "")
 _OF_A_RUN = (*_TRAINS, "ltx2_cache_latents", "ltx2_cache_text_encoder_outputs", "ltx2_cache_dino_features")
-_DIFFUSION_PIPE = {"micro_batch_size_per_gpu", "pipeline_stages", "adapter", "directory"}
+# keys, of which all stand in a file of a program that is not read
+_NOT_READ = (
+    ({"micro_batch_size_per_gpu"}, "a file of diffusion-pipe"),
+    ({"pipeline_stages"}, "a file of diffusion-pipe"),
+    ({"adapter"}, "a file of diffusion-pipe"),
+    ({"directory"}, "a dataset file of diffusion-pipe"),
+    ({"job", "config"}, "a job of ai-toolkit"),
+    ({"training_method", "__version"}, "a file of OneTrainer"),
+    ({"LoRA_type"}, "a file of the GUI of kohya's scripts"),
+    ({"compute_environment"}, "a configuration of accelerate"),
+    ({"nodes", "links"}, "a workflow of ComfyUI"),
+)
 
 
 @dataclass
@@ -74,12 +86,25 @@ def read_source(path: Path) -> SettingsFile | None:
     if suffix == ".toml":
         return _toml(path)
     if suffix in (".yaml", ".yml"):
-        return _yaml(path)
+        return _official_file(path)
     if suffix == ".json":
         return _json(path)
     if suffix in COMMANDS:
         return _script(path)
-    raise ConfigError(f"{path} is no run file: it ends in none of {' '.join(FILES)}.")
+    raise ConfigError(
+        f"{path} is no run file: it ends in none of {' '.join(FILES)}. A command that it holds can be saved as .sh, "
+        ".bat or .ps1."
+    )
+
+
+def _refuse_others(path: Path, table: Any) -> None:
+    """Raise ConfigError where `table` is that of a program that is not read."""
+    for keys, words in _NOT_READ if isinstance(table, Mapping) else ():
+        if keys <= table.keys():
+            raise ConfigError(
+                f"{path} is {words}, which is not read. Write a run file: config --defaults. For a folder of media "
+                "`ltx2-train import FOLDER` writes the dataset file."
+            )
 
 
 def is_dataset_table(table: Any) -> bool:
@@ -95,11 +120,8 @@ def _toml(path: Path) -> SettingsFile | None:
         raise ConfigError(
             f"{path} is a dataset file. Name it as data.config in a run file, or let `ltx2-train import` write one."
         )
-    if _DIFFUSION_PIPE & table.keys() and not isinstance(table.get("run"), Mapping):
-        raise ConfigError(
-            f"{path} is a file of diffusion-pipe, which is not read. Write a run file: config --defaults. For a folder "
-            "of media `ltx2-train import FOLDER` writes the dataset file."
-        )
+    if not isinstance(table.get("run"), Mapping):
+        _refuse_others(path, table)
     if "model_family" in table:
         return SettingsFile("simpletuner", path, list(_bare(table)))
     if "targets" in table or table.get("mode") in ("text", "reference"):
@@ -125,47 +147,12 @@ def _toml(path: Path) -> SettingsFile | None:
     return SettingsFile("community", path, given)
 
 
-def _yaml(path: Path) -> SettingsFile:
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigError(f"{path} is YAML, which needs the package pyyaml. Install it: pip install pyyaml") from None
-    try:
-        table = yaml.load(_text(path), Loader=_each_key_once(yaml))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return _official(path, table)
-
-
-def _each_key_once(yaml: Any) -> Any:
-    """A loader of plain YAML that refuses a key which stands twice: the library's takes the last, without a word."""
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen: dict[Any, Any] = {}
-            for key_node, value_node in node.value:
-                key = key_node.value
-                if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                    line, other = key_node.start_mark.line + 1, seen[key].start_mark.line + 1
-                    raise ConfigError(
-                        f"{key} stands twice in one section, in lines {other} and {line}: "
-                        f"{_said(seen[key])} and {_said(value_node)}. Keep one."
-                    )
-                seen[key] = value_node
-            return super().construct_mapping(node, deep)
-
-    return Loader
-
-
-def _said(node: Any) -> str:
-    return str(node.value) if isinstance(node.value, str) else "a table or list"
+def _official_file(path: Path) -> SettingsFile:
+    return _official(path, read_yaml(path, _text(path)))
 
 
 def _official(path: Path, table: Any) -> SettingsFile:
-    if isinstance(table, Mapping) and "job" in table and "config" in table:
-        raise ConfigError(f"{path} is a job of ai-toolkit, which is not read. Write a run file: config --defaults.")
+    _refuse_others(path, table)
     known = {name.split(".")[0] for name in program_rows("official")}
     if not isinstance(table, Mapping) or not any(key in known for key in table):
         raise ConfigError(f"{path} is not the official trainer's configuration: none of {', '.join(sorted(known))}.")
@@ -197,6 +184,7 @@ def _json(path: Path) -> SettingsFile:
         raise ConfigError(f"{path} is a list of datasets. Name it as data.config in a run file.")
     if isinstance(table, Mapping) and is_dataset_table(table):
         raise ConfigError(f"{path} is a dataset file. Name it as data.config in a run file.")
+    _refuse_others(path, table)
     names = list(_bare(table)) if isinstance(table, Mapping) else []
     if not any(name in program_rows("simpletuner") for name, _ in names):
         raise ConfigError(f"{path} is not SimpleTuner's config.json, and a run file is TOML.")
@@ -226,7 +214,7 @@ def _of_commands(path: Path, script: Script) -> SettingsFile:
     notes += script.told
     if configs := [one for one in commands if _is_official(one)]:
         _require_one(path, configs)
-        found = _yaml(path.absolute().parent / configs[0].plain[0])
+        found = _official_file(path.absolute().parent / configs[0].plain[0])
         rest = [f"--{name} of {configs[0].program} is not taken over" for name, _ in configs[0].flags]
         rest += _passed_over([one for one in commands if one not in configs])
         return replace(found, notes=[*notes, *rest])

@@ -24,6 +24,23 @@ RUN_SECTIONS = (
 )  # fmt: skip
 
 
+def in_form(table: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The parts of a dataset file that have the form of one; a sentence in `problems` on each other."""
+    parts: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in RUN_SECTIONS:  # which translate names
+            parts[key] = value
+        elif key == "general" and not isinstance(value, Mapping):
+            problems.append(f"general: needs a section, [general] (given: {value!r})")
+        elif key in LISTS and not (isinstance(value, list) and all(isinstance(one, Mapping) for one in value)):
+            problems.append(f"{key}: needs a list of sections, [[{key}]] for each")
+        elif key != "general" and key not in LISTS:
+            problems.append(f"{key}: is no part of a dataset file, which has general, {' and '.join(LISTS)}")
+        else:
+            parts[key] = value
+    return parts
+
+
 def translate(table: Mapping[str, Any]) -> tuple[dict[str, Any], list[DataNote], list[str]]:
     """The table of a dataset file in the words of our settings, notes on keys that changed or went, and what is wrong.
 

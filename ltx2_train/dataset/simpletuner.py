@@ -28,6 +28,17 @@ _READ = {
 _OF_RECORDINGS = ("min_duration_seconds", "max_duration_seconds", "duration_interval")
 _SECONDS = 5  # of a video whose num_frames is not given
 _EVALUATION = "put its folder into [[validation_datasets]] of the dataset file that import writes"
+_WHOLE_NUMBERS = {
+    "repeats", "train_batch_size", "video.num_frames", "video.min_frames", "video.max_frames", "video.frame_interval",
+}  # fmt: skip
+_OTHER_NUMBERS = {
+    "resolution", "video.frame_rate", "audio.duration_interval", "audio.min_duration_seconds",
+    "audio.max_duration_seconds",
+}  # fmt: skip
+_SWITCHES = {
+    "disabled", "disable", "crop", "prepend_instance_prompt", "only_instance_prompt", "audio.auto_split",
+    "audio.audio_only",
+}  # fmt: skip
 
 
 @dataclass
@@ -62,6 +73,9 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
             backends.problems.append(f"entry {index + 1} is not an object")
             continue
         name = str(row.get("id") or f"entry {index + 1}")
+        if wrong := _wrong_types(row):
+            backends.problems += [f"{name}: {one}" for one in wrong]
+            continue
         kind = str(row.get("dataset_type") or "image")
         if row.get("disabled") or row.get("disable"):
             backends.notes.append(f"{name} is disabled and left out.")
@@ -98,13 +112,41 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
     elif any(entry["__kind"] == "video" and entry.get("audio_source") != "none" for entry in entries):
         backends.mode = "av"
     plain = [{key: value for key, value in entry.items() if not key.startswith("__")} for entry in entries]
-    top = _top(folder, plain)
-    if top is not None:
-        for entry in plain:
-            for key in [key for key in entry if key.endswith("_directory")]:
-                entry[key] = str(from_folder(top, str(entry[key])))
+    _place(folder, plain)
     backends.table = {"datasets": plain}
     return backends
+
+
+def _wrong_types(row: Mapping[str, Any]) -> list[str]:
+    """A sentence on each value of a backend that is of another type than its key has."""
+    wrong: list[str] = []
+    flat = dict(row)
+    for group in ("video", "audio"):
+        part = row.get(group)
+        if isinstance(part, Mapping):
+            flat.update({f"{group}.{key}": value for key, value in part.items()})
+        elif part is not None:
+            wrong.append(f'{group} needs an object, as {{"..": ..}} (given: {part!r})')
+    for key, value in flat.items():
+        if value is None:
+            continue
+        if key in _WHOLE_NUMBERS | _OTHER_NUMBERS:
+            whole = key in _WHOLE_NUMBERS
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or (whole and value != int(value)):
+                wrong.append(f"{key} needs a {'whole ' if whole else ''}number, without quotes (given: {value!r})")
+        elif key in _SWITCHES and not isinstance(value, bool) and value not in (0, 1):
+            wrong.append(f"{key} needs true or false, without quotes (given: {value!r})")
+    return wrong
+
+
+def _place(folder: Path | None, entries: Sequence[dict[str, Any]]) -> None:
+    """Make the paths of `entries` absolute, where the folder that they are seen from is found."""
+    top = _top(folder, entries)
+    if top is not None:
+        for entry in entries:
+            for key in [key for key in entry if key.endswith("_directory")]:
+                entry[key] = str(from_folder(top, str(entry[key])))
 
 
 def _top(folder: Path | None, entries: Sequence[Mapping[str, Any]]) -> Path | None:
