@@ -16,21 +16,21 @@ _REFUSALS = (
     r"|(describe|view|see|provide|analy[sz]e|process)\b.*\b(description|caption|request|"
     rf"{_SEEN})s?\b|describe( this| that)?\.?$)",
     r"^((I['\u2019]m|I am) )?(really |very )?(sorry|unfortunately),? (but )?I (cannot|can['\u2019]t|am unable to) "
-    r"(help|assist|describe|analy[sz]e|process)( you)?( with)?( this| that)?( request)?\.?$",
+    r"(help|assist|describe|analy[sz]e|process)( with)?( this| that)?( request)?\.?$",
     rf"^I (do not|don['\u2019]t) have the (ability|capability) to (view|see|watch|process|analy[sz]e) .*{_SEEN}\b",
     rf"^There (is|was) no {_SEEN} (attached|provided|uploaded|given)\b",
     rf"^Please (provide|upload|attach)( me)? (the|an?|your) {_SEEN}\b",
     r"^As an AI( language)? (model|assistant|system)\b",
-    r"^Als (KI|Sprachmodell)\b",
+    r"^Als (KI|Sprachmodell)\b.*\b(kann|bin|habe|darf) ich\b|^Als Sprachmodell\b",
     r"^(Es )?tut mir leid, (aber )?ich kann .*(Bild|Video|Anfrage|beschreiben)",
     r"^En tant qu['\u2019](IA|intelligence artificielle)\b",
     r"^(Je suis )?d\xe9sol\xe9e?, (mais )?je ne (peux|suis) .*(d\xe9crire|image|vid\xe9o)",
     r"^Como (una )?(IA|inteligencia artificial|modelo de lenguaje)\b|^Como um modelo de linguagem\b",
     r"^Lo siento, (pero )?no puedo .*(describir|imagen|v[i\xed]deo|solicitud)",
-    r"^(Извините|К сожалению), .*не могу (описать|просмотреть|обработать|помочь с)",
-    r"^作为(一个)?(AI|人工智能|语言模型)",
-    r"^(很|非常)?(抱歉|对不起).{1,9}(无法|不能).{0,6}(描述|查看|协助|提供|处理|识别|分析|满足)",
-    r"^申し訳.*(できません|できかねます)",
+    r"^(Извините|К сожалению), .*не могу .*(видео|изображени|картинк|фото|запрос)",
+    r"^作为.{0,4}(AI|人工智能|语言模型).*我.*(无法|不能)",
+    r"^(很|非常)?(抱歉|对不起).{1,9}(无法|不能).{0,9}(视频|图片|图像|照片|影像|内容|请求)",
+    r"^申し訳.*(画像|動画|映像|ビデオ|リクエスト).*(できません|できかねます)",
 )
 # What a caption is that nobody wrote as one, told by how it begins or by a mark in it, and what to do.
 _FORMS = (
@@ -58,7 +58,7 @@ _FORMS = (
         re.compile(
             r"^(?:(?:IMG|DSCN?|DSCF|VID|MVI|PXL|GOPR|GX|PICT)[_-]?|(?:Screenshot|WhatsApp (?:Image|Video))[_ -])"
             r"\d{3,}[\w .()-]*$"
-            rf"|^[\w .()-]+{_MEDIA}$",
+            rf"|^[\w.-]+(?: [\w.-]+| \(\d+\))?{_MEDIA}$",
             re.IGNORECASE,
         ),
         "the name of a file",
@@ -80,7 +80,11 @@ _FORMS = (
         "text with the escapes of a program",
         "write the signs themselves",
     ),
-    (re.compile("\ufffd|(?:^|\\s)\\?{3,}(?=\\s|$)"), "text that lost letters when it was saved", "write them again"),
+    (
+        re.compile("\ufffd|^\\?{3,}(?=\\s|$)|\\?{3,}\\s+\\?{2,}"),
+        "text that lost letters when it was saved",
+        "write them again",
+    ),
     (
         # within a word, since a capital may well stand before a quotation mark or a sign
         re.compile("(?<=[a-z])[\xc2\xc3][\x80-\xbf]|[\xc2\xc3][\x80-\xbf](?=[a-z])|\xe2\u20ac"),
@@ -94,7 +98,10 @@ _FORMS = (
         "leave them out",
     ),
     (
-        re.compile(r"^You are an? (\w+ )?(assistant|AI|captioner)\b|\buser: .*\bassistant: ", re.IGNORECASE),
+        re.compile(
+            r"^You are an? ((helpful|expert|video|image|vision) )+(assistant|AI|captioner|model)\b|\buser: .*\bassistant: ",
+            re.IGNORECASE,
+        ),
         "the talk with a captioner",
         "leave its caption alone",
     ),
@@ -121,7 +128,7 @@ _FORMS = (
     (
         re.compile(
             r"^(?:nan|none|null|undefined|n/a|todo|tbd|no caption|placeholder|caption here|your caption( here)?)\.?$"
-            r"|^(?-i:TODO|FIXME|TBD)\b|^lorem ipsum\b",
+            r"|^(?-i:TODO|FIXME|TBD):|^lorem ipsum\b",
             re.IGNORECASE,
         ),
         "what a program writes for nothing",
