@@ -99,7 +99,8 @@ _FORMS = (
     ),
     (
         re.compile(
-            r"^You are an? ((helpful|expert|video|image|vision) )+(assistant|AI|captioner|model)\b|\buser: .*\bassistant: ",
+            r"^You are an? ((helpful|expert|video|image|vision) )+(assistant|AI|captioner|model)\b"
+            r"|\buser: .*\bassistant: ",
             re.IGNORECASE,
         ),
         "the talk with a captioner",

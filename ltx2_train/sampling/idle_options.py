@@ -30,12 +30,14 @@ def only_words(prompts: Sequence[Prompt]) -> list[str]:
         for found in firsts
         if found is not None
     ]
-    return told + [text for number, prompt in enumerate(prompts, 1) if (text := _odd(number, prompt.text))]
+    named = [
+        (f"Sample prompt {number} ({prompt.text[:60]!r})", prompt.text) for number, prompt in enumerate(prompts, 1)
+    ]
+    return told + [sentence for about, text in named if (sentence := odd_prompt(about, text))]
 
 
-def _odd(number: int, prompt: str) -> str:
-    """A sentence on `prompt`, the one of that number, where it was hardly meant as it stands; or ""."""
-    about = f"Sample prompt {number} ({prompt[:60]!r})"
+def odd_prompt(about: str, prompt: str) -> str:
+    """A sentence, which begins with `about`, on a prompt that was hardly meant as it stands; or ""."""
     if _REMARK.search(prompt):
         return f"{about} is drawn: in a file, lines that begin with # are no prompts, and no others."
     if _WRAPPED.search(prompt):

@@ -8,6 +8,7 @@ from ..errors import ConfigError
 from ..events import Events, shielded
 from ..feed.batches import BatchOrder
 from ..sampling.ahead import training_prompts
+from ..sampling.idle_options import odd_prompt
 from ..sampling.prompts import require_drawable
 from ..sampling.sample import prompt_folder
 from .checks import Checked, check_model, check_settings, open_checked, tell_unused_options
@@ -35,6 +36,9 @@ def check_slider(config: RunConfig, events: Events) -> Checked:
     config, slider = slider_settings(config)
     for text in unused_by_slider(config):
         events.message(text, "warning")
+    for text in filter(None, slider.texts()):
+        if odd := odd_prompt(f"slider.targets: {text[:60]!r}", text):
+            events.message(odd, "warning")
     model = check_model(config, events)
     config, files = model[:2]
     data = open_slider(config, slider, files, prompt_folder(config), events)

@@ -235,6 +235,21 @@ def test_a_beginning_that_is_shorter_than_a_latent_is_told():
     ]
 
 
+def test_two_first_frames_are_told_with_the_chance_of_both():
+    told = Told()
+    first = {"type": "first_frame", "probability": 0.5}
+    check_samples(run("video", video=given(first)), [make_sample("fox")], told)
+    assert told.texts == []
+    check_samples(run("video", video=given(first, first)), [make_sample("fox")], told)
+    assert told.texts == [
+        (
+            "warning",
+            "video.conditions: there are 2 of type first_frame, with probability 0.5 and 0.5; together they give it "
+            "with 0.75. Keep one.",
+        )
+    ]
+
+
 def test_where_there_are_no_samples_none_is_missed():
     check_samples(run("video", video=given({"type": "reference"})), [], Events())
 

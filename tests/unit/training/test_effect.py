@@ -160,6 +160,8 @@ def test_a_batch_that_is_never_full_is_named(samples, size, said):
         ({"train": {"save_every": 20}}, "train.save_every is 20, so nothing is saved before the end"),
         ({"train": {"save_every": 10}}, ""),
         ({"train": {"save_every": 20, "save_every_epochs": 2}}, ""),
+        ({"train": {"save_every": 0, "keep_loras": 2}}, "train.keep_loras is 2 and train.save_every 0"),
+        ({"train": {"save_every": 0, "save_every_epochs": 1, "keep_loras": 2}}, ""),
         ({"train": {"save_every_epochs": 3}}, "train.save_every_epochs is 3, which it does not come to in 2.5 passes"),
         ({"validation": {"every_epochs": 3}}, "validation.every_epochs is 3, which"),
         ({"sample": {"every_epochs": 3}}, "sample.every_epochs is 3, which it does not come to"),
