@@ -30,10 +30,14 @@ def only_words(prompts: Sequence[Prompt]) -> list[str]:
         for found in firsts
         if found is not None
     ]
-    named = [
-        (f"Sample prompt {number} ({prompt.text[:60]!r})", prompt.text) for number, prompt in enumerate(prompts, 1)
-    ]
-    return told + [sentence for about, text in named if (sentence := odd_prompt(about, text))]
+    first: dict[Prompt, int] = {}
+    for number, prompt in enumerate(prompts, 1):
+        about = f"Sample prompt {number} ({prompt.text[:60]!r})"
+        if odd := odd_prompt(about, prompt.text):
+            told.append(odd)
+        if first.setdefault(prompt, number) != number:
+            told.append(f"{about} is the same as {first[prompt]}, and is drawn again.")
+    return told
 
 
 def odd_prompt(about: str, prompt: str) -> str:

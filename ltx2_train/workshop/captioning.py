@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataset.as_read import CaptionsAsRead, captions_as_read
+from ..dataset.odd_captions import odd_form
 from ..dataset.scan import MEDIA_SUFFIXES
 from ..device import pick_device
 from ..errors import ConfigError, DataError
@@ -54,9 +56,11 @@ class CaptionReport:
     written: tuple[Path, ...]
     kept: int = 0
     failed: tuple[tuple[Path, str], ...] = ()
+    read: CaptionsAsRead | None = None  # what was written
 
     def text(self) -> str:
         lines = [f"{len(self.written)} captions written, {self.kept} were there already and stay as they are."]
+        lines += [] if self.read is None else [self.read.text()]
         return "\n".join(lines + [f"failed: {reason}" for _, reason in self.failed])
 
 
@@ -103,7 +107,7 @@ def caption_media(
     where = pick_device(device)
     if whisper is not None:
         jobs = _heard(jobs, Path(whisper), where, notes, failed, events)
-    written: list[Path] = []
+    written: dict[Path, str] = {}
     describer = None
     if model is not None and any(job.info is not None for job in jobs):
         describer = Describer(Path(model), where, events)
@@ -115,7 +119,9 @@ def caption_media(
             raise DataError(f"{job.path}: {_nothing(job, model, whisper)}", job.path)
         if overwrite or not job.caption.exists():
             write_text(job.caption, text + "\n")
-            written.append(job.caption)
+            written[job.caption] = text
+            if form := odd_form(seen) if seen else "":
+                events.message(f"{job.caption.name}: the caption {form}.", "warning")
             if overwrite:
                 notes.wrote(job.path.name)
 
@@ -126,7 +132,8 @@ def caption_media(
             describer.close()
     if not failed:
         notes.remove()
-    return CaptionReport(tuple(written), kept, tuple(failed))
+    read = captions_as_read((path.name, text) for path, text in written.items())
+    return CaptionReport(tuple(written), kept, tuple(failed), read)
 
 
 def joined_caption(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:

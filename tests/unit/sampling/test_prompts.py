@@ -314,6 +314,10 @@ def test_what_is_hardly_a_prompt_is_told():
     assert [text.split(" (")[0] for text in told] == [f"Sample prompt {number}" for number in (1, 2, 3, 4, 5, 6, 8, 9)]
     assert told[0] == "Sample prompt 1 ('1. a fox') looks like an entry of a list: it is read as it stands."
     assert "is read with its quotes" in told[1]
+    again = [parse_prompt(text, SETTINGS) for text in ("A fox", "A fox --d 7", "A fox", "A fox --d 42")]
+    assert only_words(again) == [
+        f"Sample prompt {number} ('A fox') is the same as 1, and is drawn again." for number in (3, 4)
+    ]
 
 
 def test_prompts_are_described_with_what_is_their_own(tmp_path):

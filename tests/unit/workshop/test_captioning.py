@@ -97,12 +97,20 @@ def test_each_medium_gets_what_is_seen_and_said(folder, made):
     }
     assert report.written == tuple(folder / f"{name}.txt" for name in "abcd")
     assert (report.kept, report.failed) == (0, ())
+    assert 'shortest, b.txt: "ohwx, 4 frames 64x48."' in report.text()
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
     prompts = [prompt for _, prompt in made["see"].asked]
     assert prompts[0].startswith(captioning.IN_ORDER)
     assert prompts[2] == captioning.PROMPT
     assert media.pitch(made["hear"].heard[1], 16000) == pytest.approx(440, abs=1)
     assert Made.open == 0
+
+
+def test_the_refusal_of_a_model_is_told_behind_a_prefix(folder, made, monkeypatch):
+    monkeypatch.setattr(captioning, "_describe", lambda *_: "I cannot describe this video.")
+    told = Said()
+    caption_media(folder, "see", prefix="ohwx,", events=told)
+    assert "a.txt: the caption looks like the refusal of a captioner; write the caption." in told.texts
 
 
 def test_a_caption_that_is_there_is_not_touched_unless_asked(folder, made):
