@@ -8,7 +8,7 @@ on. A caption that is there is never touched unless that is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,9 +95,7 @@ def caption_media(
         raise ConfigError("Name a model: --model for what is seen, --whisper for what is said, or both.")
     if frames < 1:
         raise ConfigError(f"--frames: {frames} is too few; use 1 or more, for example {CAPTION_FRAMES}.")
-    for option, text in (("--speaker", None if whisper is None else speaker), ("--prompt", prompt)):
-        if text is not None and not text.strip():
-            raise ConfigError(f"{option} is empty. Give it a text, or leave it out.")
+    _require_words({"--speaker": None if whisper is None else speaker, "--prompt": prompt})
     chosen = dict(model=model, whisper=whisper, prompt=prompt, prefix=prefix, speaker=speaker, frames=frames)
     notes = _Notes(folder / NOTES, {key: str(value) for key, value in chosen.items()})
     failed: list[tuple[Path, str]] = []
@@ -134,6 +132,13 @@ def caption_media(
         notes.remove()
     read = captions_as_read((path.name, text) for path, text in written.items())
     return CaptionReport(tuple(written), kept, tuple(failed), read)
+
+
+def _require_words(texts: Mapping[str, str | None]) -> None:
+    """Raise ConfigError where an option is given a text that says nothing."""
+    for option, text in texts.items():
+        if text is not None and not text.strip():
+            raise ConfigError(f"{option} is empty. Give it a text, or leave it out.")
 
 
 def joined_caption(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:
