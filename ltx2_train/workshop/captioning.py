@@ -118,8 +118,7 @@ def caption_media(
         if overwrite or not job.caption.exists():
             write_text(job.caption, text + "\n")
             written[job.caption] = text
-            if form := odd_form(seen) if seen else "":
-                events.message(f"{job.caption.name}: the caption {form}.", "warning")
+            _tell_odd(job.caption, seen, events)
             if overwrite:
                 notes.wrote(job.path.name)
 
@@ -139,6 +138,12 @@ def _require_words(texts: Mapping[str, str | None]) -> None:
     for option, text in texts.items():
         if text is not None and not text.strip():
             raise ConfigError(f"{option} is empty. Give it a text, or leave it out.")
+
+
+def _tell_odd(caption: Path, seen: str, events: Events) -> None:
+    """Say so where what a model wrote was hardly meant as a caption."""
+    if seen and (form := odd_form(seen)):
+        events.message(f"{caption.name}: the caption {form}.", "warning")
 
 
 def joined_caption(prefix: str, seen: str, said: str, speaker: str = SPEAKER) -> str:
