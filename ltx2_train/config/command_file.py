@@ -47,9 +47,10 @@ _IF_CMD = re.compile(
 )
 _LOOP = re.compile(r"^\s*(?:for|select)\s+(?P<a>[A-Za-z_]\w*)(?=\s+in\b|\s*$)|^\s*foreach\s*\(\s*\$(?P<b>\w+)[^{]*\{?")
 _FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^)]*\)\s*do\s+\(?\s*", re.IGNORECASE)
+_REMARK_INSIDE = re.compile(r"`\s*#[^`]*`")
 _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
-_STARTS = re.compile(r"^.*?(?<!\S)(?=(?:\S*/)?(?:python[\d.]*(?:\.exe)?|accelerate|torchrun|deepspeed)\s)", re.DOTALL)
+_STARTS = re.compile(r"^.*?(?<!\S)(?=\S*accelerate\s)|^.*?(?<!\S)(?=\S+\.py\b)|^.*?\s(?=-m\s)", re.DOTALL)
 _SOURCE = re.compile(r"""^\s*(?:source|\.|call)\s+(?P<quote>["']?)(?P<file>[^"'\s]+)(?P=quote)""", re.IGNORECASE)
 
 
@@ -115,6 +116,7 @@ class _Reader:
         self._unknown_sets: list[str] = []  # statements after which any variable may be another
         self._sourced: set[Path] = set()
         self._functions: set[str] = set()
+        self._outer: list[tuple[Values, Values]] = []
         self._arguments = ""  # a sentence where the script sets its own arguments
 
     def read(self, text: str, first: int = 1) -> None:
@@ -122,12 +124,17 @@ class _Reader:
         outer = self._is_bash
         self._is_bash = re.search(r"(?:^|[\s;])(?:fi|esac|done)\b", text) is not None
         for number, line in whole_lines(text, self.told, first):
+            bare = line.strip()
+            if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
+                self._outer.append((self.variables.copy(), self.arrays.copy()))  # a shell of its own
             for one in statements(line):
                 self._tested, self._hides_command = one.tested, one.hides_command
                 self._follow_blocks(one.text)
                 self._read_statement(number, one.text)
                 if TEST.match(one.text) is not None:
                     self._condition = one.text
+            if bare[-1:] == ")" and bare[:1] in "()" and self._outer:
+                self.variables, self.arrays = self._outer.pop()
         self._is_bash = outer
 
     def _follow_blocks(self, statement: str) -> None:
@@ -168,7 +175,7 @@ class _Reader:
             body = asked["rest"]
         if STRUCTURE.match(body.strip()):
             return
-        body = _LED.sub("", body).strip()
+        body = _REMARK_INSIDE.sub(" ", _LED.sub("", body)).strip()
         while (one := _FOR_ONE.match(_ENV.sub("", body))) is not None:
             self.environment[one["name"]] = filled(unquoted(one["value"]), self.variables, [])
             body = _ENV.sub("", body)[one.end() :]
@@ -274,7 +281,7 @@ class _Reader:
             if WRITES.search(body) and "<<" not in body:
                 self.writes.append((number, statement))
             return
-        if body.split()[0] in self._functions:
+        if body.split()[0] in self._functions or "activate" in body.split()[0].lower():
             return
         lacks = [self._arguments] if self._arguments and _ALL_ARGUMENTS.search(body) else []
         whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", body))

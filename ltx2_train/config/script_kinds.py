@@ -37,7 +37,7 @@ _PROGRAMS = _NAMERS | frozenset(
     "stop-transcript set-strictmode set-executionpolicy".split()
 )
 _OTHERS = re.compile(
-    r"^(?:poetry\s+install|uv\s+(?:pip|sync|venv)|xargs\s+kill|python[\d.]*(?:\.exe)?\s+"
+    r"^(?:[\d&]*[<>]|poetry\s+install|uv\s+(?:pip|sync|venv)|xargs\s+kill|python[\d.]*(?:\.exe)?\s+"
     r"(?:-m\s+(?:venv|pip|virtualenv|ensurepip)|--version|-V|-c\s+(?!.*(?:open|write|dump|copy|move|save))[\"']))",
     re.IGNORECASE | re.DOTALL,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,13 +10,13 @@ from dataclasses import dataclass, field
 from .script_lines import shown
 
 _VARIABLE = re.compile(
-    r"\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?(?P<sign>[-=])(?P<default>[^{}$]*))?\}|%(?P<c>[A-Za-z_]\w*)%"
+    r"(?P<output>\$\((?!\()(?:[^()]|\([^()]*\))*\))|\$env:(?P<a>\w+)|\$\{(?P<b>\w+)(?::?(?P<sign>[-=])(?P<default>[^{}$]*))?\}|%(?P<c>[A-Za-z_]\w*)%"
     r"|\$(?P<d>[A-Za-z_]\w*)|!(?P<e>[A-Za-z_]\w*)!"
 )
 # what a shell works out: a command's output, a part of a variable, what the script was called with, signs in quotes
 _WORKED_OUT = re.compile(
     r"\$\((?:[^()]|\([^()]*\))*\)+|\$\{[^}]*\}|`[^`\n]+`|\$[\d?#!$]|%(?:~[a-z]*)?\d(?!\w)|%%~?[a-z]*\w|%~\w+"
-    r"|[%!][A-Za-z_]\w*:[^%!\s]+[%!]|\$'"
+    r"|[%!][A-Za-z_]\w*:[^%!\s]+[%!]|\$'|\$\([^()]*$"
 )
 _USED_ARRAY = re.compile(r""""?\$\{(?P<a>\w+)\[[@*]\]\}"?|(?<!\S)@(?P<b>[A-Za-z_]\w*)(?!\S)""")
 _SUM = re.compile(r"\$\(\((?P<sum>[^()$]*(?:\([^()$]*\)[^()$]*)*)\)\)")
@@ -53,6 +54,12 @@ class Values:
     def texts(self) -> dict[str, str]:
         """Name -> what it stands for."""
         return {name: value.text for name, value in self._known.items()}
+
+    def copy(self) -> Values:
+        """The same values, which go their own way."""
+        other = Values()
+        other._known = dict(self._known)
+        return other
 
     def find(self, name: str, exact: bool = True) -> Known | None:
         """What `name` stands for; where not `exact`, its letters may be of another size if Windows has set it."""
@@ -105,13 +112,13 @@ def filled(text: str, variables: Values, lacks: list[str]) -> str:
     used: list[str] = []
 
     def value(match: re.Match[str]) -> str:
+        if match["output"]:
+            return match[0]
         name = match["a"] or match["b"] or match["c"] or match["d"] or match["e"]
         known = variables.find(name, exact=False)
         if known is not None:
             lacks.extend(known.lacks)
-            if known.others:
-                alike = " or ".join(shown(one)[1:-1] for one in [*known.others, known.text])
-                lacks.append(f"${name} ({alike}): a condition of the script decides; write its value")
+            lacks.extend(_undecided(name, known))
             return known.text
         if match["default"] is not None:
             if match["sign"] == "=":
@@ -126,9 +133,14 @@ def filled(text: str, variables: Values, lacks: list[str]) -> str:
         if text == last:
             break
     text = _SUM.sub(lambda found: _sum(found, variables), text)
-    worked_out = [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if not _VARIABLE.fullmatch(found[0])]
+    worked_out = [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if _is_worked_out(found[0])]
     lacks += [unset(name) for name in dict.fromkeys([*used, *worked_out])]
     return text
+
+
+def _is_worked_out(text: str) -> bool:
+    found = _VARIABLE.fullmatch(text)
+    return found is None or found["output"] is not None
 
 
 def with_arrays(text: str, arrays: Values, lacks: list[str]) -> str:
@@ -141,12 +153,22 @@ def with_arrays(text: str, arrays: Values, lacks: list[str]) -> str:
             lacks.extend([unset(found[0])] if found["b"] else [])
             return found[0]
         lacks.extend(known.lacks)
-        if known.others:
-            alike = " or ".join(shown(one)[1:-1] for one in [*known.others, known.text])
-            lacks.append(f"${name} ({alike}): a condition of the script decides; write its value")
+        lacks.extend(_undecided(name, known))
         return known.text
 
     return _USED_ARRAY.sub(words, text)
+
+
+def _undecided(name: str, known: Known) -> list[str]:
+    """A sentence on the values that `name` may have, where a condition decides; what they begin with alike is left
+    out where it is long."""
+    if not known.others:
+        return []
+    values = [*known.others, known.text]
+    alike = os.path.commonprefix([one.split(" ") for one in values if one != _NOTHING])
+    rest = [f"... {' '.join(one.split(' ')[len(alike) :])}" if one != _NOTHING else one for one in values]
+    words = " or ".join(shown(one)[1:-1] for one in (rest if len(alike) > 4 else values))
+    return [f"${name} ({words}): a condition of the script decides; write its value"]
 
 
 def unset(name: str) -> str:

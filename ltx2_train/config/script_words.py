@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .script_lines import FLAG
+from .translate import find_row
 
 _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
 WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
@@ -121,6 +122,7 @@ def _launcher(words: list[str]) -> tuple[list[str], list[str]]:
             continue
         following = words[number + 1] if number + 1 < len(words) else ""
         value = [following] if following and not following.startswith("-") and "=" not in word else []
-        kept = flags if is_accelerate and not word.startswith("--config_file") else others
+        own = word[2:].partition("=")[0]
+        kept = flags if is_accelerate and own != "config_file" and find_row("community", own) is not None else others
         kept += [word, *value]
     return flags, others

@@ -129,7 +129,7 @@ def test_sounds_that_a_backend_names_are_used_or_refused_by_name(tmp_path):
 def test_what_a_backend_says_in_vain_is_told(tmp_path):
     image = {"id": "i", "instance_data_dir": "i", "video": {"num_frames": 9}, "instance_prompt": "a fox"}
     told = import_settings(written(tmp_path, "data.json", [image])).data_notes
-    assert [note.split(" has")[0] for note in told] == ["i: video", "i: instance_prompt"]
+    assert [note.split(" has")[0] for note in told if " has" in note] == ["i: video", "i: instance_prompt"]
 
 
 def test_a_dataset_without_subsets_is_not_lost(tmp_path):
