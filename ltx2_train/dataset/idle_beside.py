@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def _why(path: Path, folder: Path, role: _Role) -> str:
     return OTHER_CASE if name_key(path.stem) in beside else IN_SUB_FOLDER
 
 
-def idle_sentences(files: Iterator[IdleFile]) -> Iterator[DataNote]:
+def idle_sentences(files: Iterable[IdleFile]) -> Iterator[DataNote]:
     """A sentence for each folder and reason, with the names of the files."""
     groups: dict[tuple[Path, str, str], list[IdleFile]] = {}
     for one in files:

@@ -27,9 +27,9 @@ SETTINGS = frozenset((".toml",))  # which may well lie beside the media they are
 ABOUT = frozenset(("readme", "license", "licence", "credits", "changelog"))  # of the folder itself
 
 
-def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[str]:
+def not_taken(refs: Sequence[DatasetRef], used: Collection[Path], told: set[Path]) -> Iterator[str]:
     """Sentences on each folder of media with what is not used; `refs` are all datasets of the file, `used` the files
-    that they use or leave out by name."""
+    that they use or leave out by name. What is said to be not used goes to `told`."""
     of_folder: dict[Path, list[DatasetSettings]] = {}
     for ref in refs:
         if ref.entry.source_key.endswith("_directory") and not ref.entry.from_caches and ref.entry.source.is_dir():
@@ -46,6 +46,7 @@ def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[st
                 others[path] = kind
             elif path not in used:
                 deeper.append(path)
+        told.update(others, deeper)
         if others:
             kinds = " and ".join(f"{kind}_directory" for kind in dict.fromkeys(others.values()))
             yield (
@@ -60,6 +61,7 @@ def not_taken(refs: Sequence[DatasetRef], used: Collection[Path]) -> Iterator[st
         for path, reason in strays(folder, entries, named):
             if path not in used:
                 why.setdefault(reason, []).append(path)
+        told.update(*why.values())
         for reason, paths in why.items():
             each = "each " if len(paths) > 1 else "it "
             yield f"{_listed(folder, paths)} {_are(paths)} not used: {each}{reason}."
@@ -91,7 +93,7 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
                 yield path, f"is {unread[1]}"
         elif path.suffix.lower() in (".txt", ".caption"):
             texts.append(path)
-        elif not (is_ours(path) or path.suffix.lower() in SETTINGS or _is_about(path) or is_dir(path)):
+        elif not (is_ours(path) or is_of_a_folder(path) or is_dir(path)):
             yield path, A_LIST if is_list(path) else NO_MEDIUM
     for path in texts:
         if (beside := name_key(str(path.with_suffix(""))) in media) or not (_is_about(path) or is_dir(path)):
@@ -143,6 +145,11 @@ def unreached(
     for path, key in captions.items():
         if key not in media and not (_is_about(path) or is_dir(path)):
             yield path, LONE_CAPTION, False
+
+
+def is_of_a_folder(path: Path) -> bool:
+    """Whether a file may well lie beside media, of which it says something: settings, and what is to be read of all."""
+    return path.suffix.lower() in SETTINGS or _is_about(path)
 
 
 def _is_about(path: Path) -> bool:

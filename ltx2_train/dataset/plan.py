@@ -21,6 +21,7 @@ from ..media.names import is_file, why_not_found
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import probe_media
 from ..threads import Threads
+from .account import accounts
 from .companions import Companions, folders_beside
 from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .idle_beside import idle_beside, idle_sentences
@@ -70,16 +71,21 @@ def plan_dataset(
     skipped = [skip for of_one in left_out.values() for skip in of_one]
     warnings += idle_found(config.refs, of_each)
     warnings += _of_validation(items)
-    told: list[str] = []
+    told, unused = list[str](), set[Path]()
     if only is None:  # a folder may be that of several datasets
         used = used_beside(items)
-        warnings += idle_sentences(idle_beside(found, used, named_places([ref.entry for ref in config.refs])))
+        idle = list(idle_beside(found, used, named_places([ref.entry for ref in config.refs])))
+        warnings += idle_sentences(idle)
         media = {*(item.source.path for item in items), *(skip.path for skip in skipped)}
-        told += not_taken(config.refs, used | media)
+        unused |= {one.path for one in idle}
+        told += not_taken(config.refs, used | media, unused)
     for warning in (*warnings, *told):
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
+    if only is None and not brief:
+        for account in accounts(found, items, left_out, unused):
+            events.message(account.text(), "warning" if account.untold else "info")
     return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from ..dataset.account import Account, accounts, in_groups
 from ..dataset.as_read import captions_of_items
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.idle_beside import idle_beside
@@ -110,6 +111,7 @@ def check_dataset(
     _pair_up(parts)
     _tell_once(parts)
     _count_left_out(parts)
+    told_of = _accounts(parts)
     of_all = [] if problems is None else _unfit_together(parts, problems)
     training = [part for part in parts if not part.ref.validation]
     everything = [(part.name, fact) for part in training for fact in part.facts]
@@ -126,7 +128,7 @@ def check_dataset(
     files = [file for part in parts for file in _files(part, findings)]
     name = "settings" if isinstance(source, DatasetConfig) else str(source)
     captions = captions_of_items(_items(parts))
-    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started, captions)
+    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started, captions, told_of)
 
 
 def _check_part(
@@ -189,6 +191,19 @@ def _tell_once(parts: Sequence[_Part]) -> None:
                 told.add(key)
             kept.append(finding)
         part.findings = kept
+
+
+def _accounts(parts: Sequence[_Part]) -> tuple[Account, ...]:
+    """What becomes of each file and row that the datasets name; what nothing is said of yet becomes a finding."""
+    found = {part.ref: part.found for part in parts if not part.entry.from_caches}
+    left_out = {part.ref: part.skipped if part.plan is None else part.plan.skipped for part in parts}
+    told = {finding.path for part in parts for finding in part.findings if finding.path is not None}
+    of_all = tuple(accounts(found, _items(parts), left_out, told))
+    for account in of_all:
+        if account.untold:
+            reason = f"{len(account.untold)} files of {account.place} are unused besides: {in_groups(account.untold)}"
+            parts[0].findings.append(Finding("amber", "other-file", WHOLE, reason, "Move them elsewhere."))
+    return of_all
 
 
 def _items(parts: Sequence[_Part]) -> list[Item]:

@@ -10,10 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..dataset.as_read import CaptionsAsRead
 from ..shapes import VideoShape
+
+if TYPE_CHECKING:
+    from ..dataset.account import Account
+    from ..dataset.as_read import CaptionsAsRead
 
 FindingLevel = Literal["green", "amber", "red"]
 LEVELS: tuple[FindingLevel, ...] = ("green", "amber", "red")
@@ -85,6 +88,7 @@ class CheckReport:
     findings: tuple[Finding, ...]
     seconds: float = 0.0
     captions: CaptionsAsRead | None = None  # of all that is trained on
+    accounts: tuple[Account, ...] = ()  # of each folder and list that the datasets name
 
     @property
     def level(self) -> FindingLevel:
@@ -114,6 +118,7 @@ class CheckReport:
             f"{counts['red']} red{f', {whole} on the whole' if whole else ''}, "
             f"{sum(file.samples for file in self.files)} samples ({self.seconds:.1f} s)"
         ]
+        lines += [account.text(named=False) for account in self.accounts]
         if lost := _losses(self.files):
             lines.append(lost)
         if self.captions is not None:
@@ -141,6 +146,7 @@ class CheckReport:
             "lost_clip": _rounded(mean_of([file.lost_clip for file in self.files])),
             "seconds": round(self.seconds, 3),
             "captions": None if self.captions is None else self.captions.to_json(),
+            "accounts": [account.to_json() for account in self.accounts],
             "findings": [finding.to_json() for finding in self.findings],
             "files": [file.to_json() for file in self.files],
         }
