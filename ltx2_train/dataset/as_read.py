@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,18 +32,24 @@ class CaptionsAsRead:
     captions: tuple[tuple[str, str], ...]
 
     @cached_property
+    def by_length(self) -> list[tuple[int, int, tuple[str, str]]]:
+        """Words and letters of each caption, with it, the shortest first."""
+        counted = [(len(_WORD.findall(one[1])), len(one[1]), one) for one in self.captions]
+        return sorted(counted, key=lambda one: one[:2])
+
+    @property
     def words(self) -> tuple[int, int, int]:
         """Words of the shortest, of the one in the middle and of the longest."""
-        counts = [_words(text) for _, text in self.captions]
-        return min(counts), int(statistics.median_low(counts)), max(counts)
+        counts = [words for words, *_ in self.by_length]
+        return counts[0], counts[(len(counts) - 1) // 2], counts[-1]
 
-    @cached_property
+    @property
     def shortest(self) -> tuple[str, str]:
-        return min(self.captions, key=lambda one: (_words(one[1]), len(one[1])))
+        return self.by_length[0][-1]
 
-    @cached_property
+    @property
     def longest(self) -> tuple[str, str]:
-        return max(self.captions, key=lambda one: (_words(one[1]), len(one[1])))
+        return self.by_length[-1][-1]
 
     @cached_property
     def repeated(self) -> tuple[str, int] | None:
@@ -133,18 +138,15 @@ def _named(name: str, text: str) -> dict[str, str]:
     return {"medium": name, "caption": text}
 
 
-def _words(text: str) -> int:
-    return len(_WORD.findall(text))
-
-
 def _share_of_letters(text: str) -> float:
-    seen = [unicodedata.category(one)[0] for one in text if not one.isspace()]
-    return sum(one in "LM" for one in seen) / max(1, len(seen))
+    times = {one: count for one, count in Counter(text).items() if not one.isspace()}
+    letters = sum(count for one, count in times.items() if unicodedata.category(one)[0] in "LM")
+    return letters / max(1, sum(times.values()))
 
 
 def _signs(text: str) -> list[str]:
     """The signs of `text`, each once: letters by what they are of, as all of a script are one; numbers are none."""
-    return list(dict.fromkeys(sign for one in text if (sign := _sign(one))))
+    return list(dict.fromkeys(sign for one in dict.fromkeys(text) if (sign := _sign(one))))
 
 
 def _sign(letter: str) -> str:
