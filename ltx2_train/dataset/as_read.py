@@ -13,7 +13,7 @@ from typing import Any
 from .items import Item
 
 SHOWN_LETTERS = 160  # of a caption
-ALL_SHOWN = 3  # different captions, up to which each is shown
+ALL_SHOWN = 4  # different captions, up to which each is shown
 ODD_SHOWN = 3
 FEW_LETTERS = 0.6  # share of what is no blank; signs and numbers are the rest
 COMPARED = 5  # different captions, from which on one may be unlike the others
@@ -80,7 +80,7 @@ class CaptionsAsRead:
         """Some lines: how many and how long they are, and those at either end."""
         least, middle, most = self.words
         count, media = len(self.captions), len({name for name, _ in self.captions})
-        several = f"{count} of {media} media" if count != media else str(count)
+        several = f"{count} for {media} media" if count != media else str(count)
         length = f"{least} words" if least == most else f"{least} to {most} words, {middle} in the middle"
         lines = [f"Captions as they are read ({several}; {length}):"]
         different = {text: name for name, text in reversed(self.captions)}

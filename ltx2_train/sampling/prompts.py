@@ -138,7 +138,7 @@ OPTIONS = (
 BY_LETTER = {option.letter: option for option in OPTIONS}
 BY_NAME = {name: option for option in OPTIONS for name in option.names}
 _WORN = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)  # as other programs' prompts load files
-ONCE = frozenset(("first_frame", "prefix", "suffix", "whole"))  # conditions that a stream has one of
+OF_SETTINGS = "sample.prompts"  # a list, whose prompts a node has one a line
 _OPTION = re.compile(r"(?:^|\s)--(?=[A-Za-z](?:[\w-]*\w)?(?:[\s=]|$))")
 # before what is an option: one hyphen, dashes that phones and office programs write for two, or two and a blank
 _DASHED = re.compile(
@@ -155,7 +155,7 @@ def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[P
     if source is None:
         return [parse_prompt(text, settings, plain=True) for text in fallback]
     if not isinstance(source, Path):
-        return _parsed("sample.prompts", list(source), settings, Path("."))
+        return _parsed(OF_SETTINGS, list(source), settings, Path("."))
     try:
         text = source.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -207,7 +207,8 @@ def _parsed(
             elif of_list or (entry.strip() and not entry.lstrip().startswith("#")):
                 prompts.append(parse_prompt(entry, settings, base))
         except ConfigError as error:
-            wrong.append(f"{name}, line {number}: {error}")
+            place = "prompt" if of_list and name != OF_SETTINGS else "line"
+            wrong.append(f"{name}, {place} {number}: {error}")
     if wrong:
         raise ConfigError("\n".join(wrong))
     if not prompts:
@@ -276,7 +277,7 @@ def parse_prompt(
         identity_guidance=settings.identity_guidance,
         upsampled=settings.upsampler is not None,
         asked=asked,
-        given=_counted(_each_once((*by_option, *shown_tables(tables, shape, base)))),
+        given=_counted((*by_option, *shown_tables(tables, shape, base))),
         own=tuple(values),
     )
 
@@ -307,16 +308,6 @@ def _options(prompt: str, pieces: Sequence[str], base: Path) -> tuple[str, dict[
             raise ConfigError(f"--{letter} {rest.strip()}: expected {expected}, then the next option.")
         prompt = prompt or more
     return prompt, values
-
-
-def _each_once(shown: Sequence[Shown]) -> Sequence[Shown]:
-    """`shown`; raises ConfigError where two of them are the beginning, the end or the whole of one stream."""
-    first: dict[tuple[str, str], Shown] = {}
-    for one in shown:
-        kind = "whole" if one.condition is None else one.condition.type
-        if kind in ONCE and (other := first.setdefault((one.stream, kind), one)) is not one:
-            raise ConfigError(f"{other.name} and {one.name} are for the same part of the sample. Keep one of them.")
-    return shown
 
 
 def _counted(shown: Sequence[Shown]) -> tuple[Shown, ...]:

@@ -305,9 +305,9 @@ def require_given(shown: Sequence[Shown], shape: VideoShape, mode: Mode, trained
     if {one.stream for one in shown if one.condition is None} == {OF_VIDEO, OF_AUDIO}:
         raise ConfigError("conditions: picture and sound are both given whole, so nothing is left to draw.")
     for stream in (OF_VIDEO, OF_AUDIO):
-        for which in ("first_frame", "mask"):
-            found = [one for one in shown if one.stream == stream and getattr(one.condition, "type", "") == which]
-            if len(found) > 1:
+        for which in ("first_frame", "mask", "prefix", "suffix", "whole"):
+            found = [one for one in shown if one.stream == stream and getattr(one.condition, "type", "whole") == which]
+            if len(found) > 1 and (which in ("first_frame", "mask") or not found[1].cached):  # clips have several
                 raise ConfigError(f"{found[1].name}: there is another {which} of the {stream} already. Keep one.")
         parts = [one.condition for one in shown if one.stream == stream and one.condition is not None]
         frames = shape.latent() if stream == OF_VIDEO else None

@@ -300,14 +300,6 @@ def test_json_in_a_text_file_is_refused(tmp_path):
         read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))
 
 
-def test_two_pictures_for_one_first_frame_are_refused(tmp_path):
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    table = {"type": "first_frame", "image_or_video": "a.png"}
-    parse_prompt("A fox", SETTINGS, tmp_path, tables=[table])
-    with pytest.raises(ConfigError, match=r"^--i a.png and conditions, first_frame a.png are for the same part"):
-        parse_prompt("A fox --i a.png", SETTINGS, tmp_path, tables=[table])
-
-
 def test_what_is_hardly_a_prompt_is_told():
     texts = ["1. a fox", '"a fox"', "// c", "; c", "[trigger] a fox", "a fox \\", 'a fox says "hi"', "# 1", '["a",']
     told = only_words([parse_prompt(text, SETTINGS) for text in texts])

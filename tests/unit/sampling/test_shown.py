@@ -124,6 +124,8 @@ def test_what_cannot_be_given_is_refused_by_name(media, table, says):
             "both given whole",
         ),
         ([{"type": "first_frame", "image_or_video": "clip.mp4"}] * 2, "video", "another first_frame of the video"),
+        ([{"type": "prefix", "video": "clip.mp4", "num_frames": 9}] * 2, "video", "another prefix of the video"),
+        ([{"type": "video_to_audio", "video": "clip.mp4"}] * 2, "av", "another whole of the video"),
         ([{"type": "reference", "video": "clip.mp4", "downscale_factor": 4}], "video", "not made of whole latents"),
         ([{"type": "mask", "video": "clip.mp4", "mask": "white.png"}], "video", "white.png is white all over"),
         ([{"type": "mask", "video": "clip.mp4", "mask": "black.png"}], "video", "black.png is black all over"),
@@ -171,7 +173,7 @@ def test_a_library_of_prompts_lists_conditions(media):
     (prompt,) = read_prompts(DrawSettings(prompts=media / "p.toml", frames=17, width=64, height=64))
     assert [one.condition for one in prompt.given] == [Reference(), Prefix(temporal_boundary=2)]
     (media / "p.json").write_text(json.dumps([{"prompt": "a fox", "conditions": "clip.mp4"}]))
-    with pytest.raises(ConfigError, match=r"p.json, line 1: conditions: expected a list of tables"):
+    with pytest.raises(ConfigError, match=r"p.json, prompt 1: conditions: expected a list of tables"):
         read_prompts(DrawSettings(prompts=media / "p.json"))
 
 

@@ -97,7 +97,7 @@ def test_each_medium_gets_what_is_seen_and_said(folder, made):
     }
     assert report.written == tuple(folder / f"{name}.txt" for name in "abcd")
     assert (report.kept, report.failed) == (0, ())
-    assert 'shortest, b.txt: "ohwx, 4 frames 64x48."' in report.text()
+    assert '  b.txt: "ohwx, 4 frames 64x48."' in report.text()
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
     prompts = [prompt for _, prompt in made["see"].asked]
     assert prompts[0].startswith(captioning.IN_ORDER)
