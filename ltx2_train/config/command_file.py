@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .script_kinds import SETS, SETS_INSIDE, SETS_UP, STRUCTURE, WRITES, is_harmless, only_names
-from .script_lines import ARRAY, TEST, TRAINER, Told, shown, statements, whole_lines
+from .script_lines import ARRAY, TEST, TRAINER, Told, shell_of, shown, statements, whole_lines
 from .script_values import Branch, Values, filled, with_arrays
 from .script_words import WORD, Command, command_of, unquoted, unredirected
 
@@ -92,7 +92,7 @@ def read_commands(text: str, folder: Path | None = None) -> Script:
 
 @dataclass
 class _Block:
-    kind: str  # "if", "loop" or "other"
+    kind: str  # "if", "loop", "function" or "other", in which all is done
     branch: Branch
 
 
@@ -109,7 +109,8 @@ class _Reader:
         self.unread: list[tuple[int, str]] = []
         self.writes: list[tuple[int, str]] = []
         self._blocks: list[_Block] = []
-        self._number_of_blocks = 0
+        self._arms = 0
+        self._begins_function = False
         self._is_bash = False
         self._condition = ""
         self._tested = self._hides_command = False
@@ -122,7 +123,7 @@ class _Reader:
     def read(self, text: str, first: int = 1) -> None:
         """Read `text`, whose first line has the number `first`."""
         outer = self._is_bash
-        self._is_bash = re.search(r"(?:^|[\s;])(?:fi|esac|done)\b", text) is not None
+        self._is_bash = shell_of(text) == "bash"
         for number, line in whole_lines(text, self.told, first):
             bare = line.strip()
             if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
@@ -130,6 +131,7 @@ class _Reader:
             for one in statements(line):
                 self._tested, self._hides_command = one.tested, one.hides_command
                 self._follow_blocks(one.text)
+                self.variables.arms = self.arrays.arms = {block.branch.arm for block in self._blocks}
                 self._read_statement(number, one.text)
                 if TEST.match(one.text) is not None:
                     self._condition = one.text
@@ -144,29 +146,40 @@ class _Reader:
         if self._is_bash:
             if first in ("if", "case", "for", "while", "until", "select"):
                 self._open("if" if first in ("if", "case") else "loop", statement)
-            elif first in ("fi", "esac", "done") and block is not None:
+            elif first in ("fi", "esac", "done", "}") and block is not None:
                 self._blocks.pop()
-            elif first in ("else", "*)", "elif") and block is not None:
-                block.branch.last = first != "elif"
+            elif _FUNCTION.match(statement):
+                self._begins_function = "{" not in statement
+                if not self._begins_function:
+                    self._open("function", statement)
+            elif first == "{":
+                self._open("function" if self._begins_function else "other", statement)
+                self._begins_function = False
+            elif first in ("else", "elif") and block is not None:
+                self._next_arm(block, first == "else")
             return
         closes, opens = first[0] in ")}", words[-1][-1] in "({" and "=" not in first
         if closes and len(words) > 1 and words[1].startswith("else") and block is not None:
-            block.branch.last = "if" not in words
+            self._next_arm(block, "if" not in words)
         elif closes and block is not None:
             self._blocks.pop()
         elif opens:
-            is_loop = re.match(r"for|while", first)
-            self._open("if" if first.startswith(("if", "switch")) else "loop" if is_loop else "other", statement)
+            kind = re.match(r"if|switch|for|while|function", first)
+            self._open("if" if kind and kind[0] in ("if", "switch") else "loop" if kind else "other", statement)
 
     def _open(self, kind: str, statement: str) -> None:
-        self._number_of_blocks += 1
-        self._blocks.append(_Block(kind, Branch(self._number_of_blocks, condition=statement)))
+        self._arms += 1
+        self._blocks.append(_Block(kind, Branch(self._arms, condition=statement, arm=self._arms)))
+
+    def _next_arm(self, block: _Block, last: bool) -> None:
+        self._arms += 1
+        block.branch = replace(block.branch, last=last, arm=self._arms)
 
     def _branch(self) -> Branch | None:
         """The condition that decides about the statement, or None."""
         if self._tested:
             return Branch(condition=self._condition)
-        return next((block.branch for block in reversed(self._blocks) if block.kind == "if"), None)
+        return next((block.branch for block in reversed(self._blocks) if block.kind != "other"), None)
 
     def _read_statement(self, number: int, statement: str) -> None:
         body = self._led(number, statement)
@@ -196,8 +209,7 @@ class _Reader:
             self._functions.add(function["name"] or function["bare"])
         body = _FOR_CMD.sub("", _CASE_OF.sub("", _FUNCTION.sub("", statement)))
         if (pattern := _PATTERN.match(body)) is not None and any(one.kind == "if" for one in self._blocks):
-            if pattern["of"] == "*":
-                self._blocks[-1].branch.last = True
+            self._next_arm(self._blocks[-1], pattern["of"] == "*")
             body = body[pattern.end() :]
         return _closed(body)
 

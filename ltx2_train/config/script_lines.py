@@ -21,6 +21,10 @@ ARRAY = re.compile(
 )
 FLAG = re.compile(r"^--?[A-Za-z]")
 TEST = re.compile(r"^\s*(?:\[|test\s|if\s)")  # which decides about what follows && or ||
+# what a command behind && is to follow, rather than to be decided by
+_SUCCEEDS = re.compile(
+    r"^\s*(?:(?:cd|pushd|source|\.|call|export|set|mkdir|module|conda|echo|git|pip)\s|\w+=\S*\s*$|$)", re.IGNORECASE
+)
 REMARK = re.compile(r"^\s*(#|::|@?rem\b)", re.IGNORECASE)
 # a statement that only says something to the shell
 _TO_SHELL = re.compile(
@@ -38,7 +42,11 @@ _CASE = re.compile(r"^\s*\(?--?[\w|-]+(?:\s*\|\s*[\w-]+)*\)")  # --rank) of a ca
 _HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(?P<end>[A-Za-z_]\w*)[\"']?")  # nor <<<, nor a shift of bits
 _INTO = re.compile(r"(?:>>?|\btee(?:\s+-a)?)\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
 _PRINTS = re.compile(r"^\s*(?:cat|echo|:|printf)\b")
-_CMD = re.compile(r"\^\s*$|^\s*@echo\b|^\s*rem\b|%\w+%|^\s*set\s+\"?\w+=", re.IGNORECASE | re.MULTILINE)
+_POWERSHELL = re.compile(r"^\s*(?:\$(?:env:)?\w+\s*\+?=|param\s*\(|foreach\s*\(|if\s*\(.*\)\s*\{)", re.I | re.M)
+_BASH = re.compile(r"^#!|(?:^|[\s;])(?:fi|esac|done)\b|\$[({]|\w\s*\(\)\s*\{|^\s*export\s", re.MULTILINE)
+_CMD = re.compile(
+    r"\^\s*$|^\s*@echo\b|^\s*rem\b|%\w+%|^\s*set\s+\"?\w+=|^\s*if\s+(?:not\s+)?(?:exist|defined)\b", re.I | re.M
+)
 _MOST_LINES = 100  # of one quoted text
 
 
@@ -69,6 +77,13 @@ def shown(text: str) -> str:
     return f"`{text if len(text) <= 70 else text[:67] + '...'}`"
 
 
+def shell_of(text: str) -> str:
+    """The shell that a script is for, by the signs of each: "bash", "cmd" or "powershell"."""
+    if _POWERSHELL.search(text):
+        return "powershell"
+    return "cmd" if _CMD.search(text) and not _BASH.search(text) else "bash"
+
+
 def whole_lines(text: str, told: Told, first: int = 1) -> Iterator[tuple[int, str]]:
     """Lines, from the number `first`, with what continues them.
 
@@ -78,7 +93,7 @@ def whole_lines(text: str, told: Told, first: int = 1) -> Iterator[tuple[int, st
     open_line = False
     why_ended = ""
     lines = _without_files(text.replace("\r\n", "\n").replace("\r", "\n"), told, first)
-    for number, raw in _quotes_closed(lines, _CMD.search(text) is not None, told):
+    for number, raw in _quotes_closed(lines, shell_of(text) == "cmd", told):
         line = raw.rstrip()
         in_array = open_line and ARRAY.match(whole) is not None
         if not line.strip():
@@ -126,7 +141,7 @@ def statements(line: str) -> Iterator[Statement]:
     for end in [*(found.span() for found in _PARTS.finditer(line) if not found["quoted"]), (len(line), len(line))]:
         text, parted = line[start : end[0]], line[end[0] : end[1]]
         one = Statement(text, tested, parted[:1] == "|" and parted != "||")
-        tested = parted in ("&&", "||") and (tested or TEST.match(text) is not None)
+        tested = parted in ("&&", "||") and (tested or parted == "||" or not _SUCCEEDS.match(text))
         start = end[1]
         if text.strip() and (not _TO_SHELL.match(text) or one.hides_command):
             yield one
@@ -167,7 +182,7 @@ def _without_files(text: str, told: Told, first: int) -> Iterator[tuple[int, str
 def _quotes_closed(lines: Iterator[tuple[int, str]], is_cmd: bool, told: Told) -> Iterator[tuple[int, str]]:
     """`lines`, and those together between which a quote is open."""
     held: list[tuple[int, str]] = []
-    quote = ""
+    quote = text = ""
     for number, line in lines:
         if is_cmd or (not quote and REMARK.match(line)):
             yield number, line
@@ -175,9 +190,12 @@ def _quotes_closed(lines: Iterator[tuple[int, str]], is_cmd: bool, told: Told) -
         quote = _open_quote(line, quote)
         held.append((number, line))
         if not quote:
-            yield held[0][0], "\n".join(one for _, one in held)
-            held = []
-        elif len(held) == _MOST_LINES:
+            yield held[0][0], text + line
+            held, text = [], ""
+            continue
+        # a backslash at the end of a line in double quotes goes with the line
+        text += line[:-1] if quote == '"' and line.endswith("\\") else f"{line}\n"
+        if len(held) == _MOST_LINES:
             break
     if held:
         told.problems.append(

@@ -25,12 +25,13 @@ _NOTHING = "nothing"
 
 @dataclass
 class Branch:
-    """Where a statement stands: in which of the conditions, by number (0: in none that has branches), and whether in
-    its last branch, which has what no other has. `condition` is what was asked."""
+    """Where a statement stands: in which of the conditions, by number (0: in none that has branches), in which of its
+    branches (`arm`), and whether in its last, which is taken where no other is. `condition` is what was asked."""
 
     number: int = 0
     last: bool = False
     condition: str = ""
+    arm: int = 0
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Known:
     others: list[str] = field(default_factory=list)
     lacks: list[str] = field(default_factory=list)
     only_in: int = 0  # the condition in which alone it is set
+    arm: int = 0  # the branch in which it was set last, where no condition decides any more
     any_case: bool = False  # Windows does not tell X from x
 
 
@@ -50,6 +52,7 @@ class Values:
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        self.arms: set[int] = set()  # the branches that the statement stands in
 
     def texts(self) -> dict[str, str]:
         """Name -> what it stands for."""
@@ -58,7 +61,7 @@ class Values:
     def copy(self) -> Values:
         """The same values, which go their own way."""
         other = Values()
-        other._known = dict(self._known)
+        other._known, other.arms = dict(self._known), self.arms
         return other
 
     def find(self, name: str, exact: bool = True) -> Known | None:
@@ -79,6 +82,7 @@ class Values:
         if branch is not None and not (before is None and _asks_for_default(branch.condition, name)):
             value.others = [_NOTHING] if before is None else [*before.others, before.text or _NOTHING]
             value.only_in = branch.number if before is None else before.only_in
+            value.arm = branch.arm
             if before is not None:
                 value.lacks += before.lacks
                 if branch.last and branch.number and before.only_in == branch.number:  # one of them is always set
@@ -118,7 +122,7 @@ def filled(text: str, variables: Values, lacks: list[str]) -> str:
         known = variables.find(name, exact=False)
         if known is not None:
             lacks.extend(known.lacks)
-            lacks.extend(_undecided(name, known))
+            lacks.extend(_undecided(name, known, variables.arms))
             return known.text
         if match["default"] is not None:
             if match["sign"] == "=":
@@ -153,16 +157,16 @@ def with_arrays(text: str, arrays: Values, lacks: list[str]) -> str:
             lacks.extend([unset(found[0])] if found["b"] else [])
             return found[0]
         lacks.extend(known.lacks)
-        lacks.extend(_undecided(name, known))
+        lacks.extend(_undecided(name, known, arrays.arms))
         return known.text
 
     return _USED_ARRAY.sub(words, text)
 
 
-def _undecided(name: str, known: Known) -> list[str]:
+def _undecided(name: str, known: Known, arms: set[int]) -> list[str]:
     """A sentence on the values that `name` may have, where a condition decides; what they begin with alike is left
     out where it is long."""
-    if not known.others:
+    if not known.others or known.arm in arms:
         return []
     values = [*known.others, known.text]
     alike = os.path.commonprefix([one.split(" ") for one in values if one != _NOTHING])
