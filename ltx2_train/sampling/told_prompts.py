@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..dataset.as_read import quoted
+from ..dataset.captions import with_trigger
 from ..shapes import Mode
 from .prompts import Prompt
 
@@ -20,6 +21,16 @@ def describe_prompts(prompts: Sequence[Prompt], mode: Mode) -> str:
     if len(negatives) == 1 and (common := negatives.pop()):
         lines.append(f"  negative prompt of {'each' if len(prompts) > 1 else 'it'}: {quoted(common)}")
     return "\n".join(["Prompts of samples as they are read:", *lines])
+
+
+def lacking_trigger(prompts: Sequence[Prompt], triggers: Sequence[str]) -> str:
+    """A sentence where none of `prompts` has one of the trigger words, which all that is learned answers to; or ""."""
+    if not prompts or not triggers:
+        return ""
+    if any(with_trigger(prompt.text, trigger) == prompt.text for prompt in prompts for trigger in triggers):
+        return ""
+    named = " or ".join(repr(trigger) for trigger in triggers)
+    return f"No sample prompt has the trigger word ({named}), so samples show the LoRA without it. Put it into one."
 
 
 def _line(number: int, prompt: Prompt, mode: Mode, with_negative: bool) -> str:

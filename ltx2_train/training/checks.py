@@ -40,7 +40,7 @@ from ..sampling.guidance import require_stg_block
 from ..sampling.idle_options import rounded_sizes, unused_options
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
 from ..sampling.sample import trained_of
-from ..sampling.told_prompts import describe_prompts
+from ..sampling.told_prompts import describe_prompts, lacking_trigger
 from ..sampling.two_stages import require_upsampler
 from ..threads import heeding
 from ..weights.fingerprint import part_fingerprint
@@ -219,6 +219,8 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     tell_other_stream(config, dataset, events)
     tell_batches(order, [f"datasets[{number}]" for number in range(len(dataset.datasets))], events)
     triggers = dataset_triggers(dataset)
+    if text := lacking_trigger(prompts, triggers):
+        events.message(text)
     check_samples_of(config, data, events)
     captions = [text for sample in data.samples for text in sample.captions]
     texts = regularizer_texts(config.regularizers, captions, triggers)
@@ -443,18 +445,20 @@ def check_planned(
     if not find_optimizer(name).missing():  # the machine that trains may have what this one lacks
         optimizer = config.optimizer.model_copy(update={"name": name})
         check_optimizer(config.model_copy(update={"optimizer": optimizer}), layers)
+    triggers: list[str] = []
     if data:
         dataset = DatasetConfig.read(config.need("data.config"), config.foreign)
         require_used(config, dataset)
         check_supplied(config, dataset)
         require_learning(config, dataset)
         require_validation(config, dataset)
+        triggers = dataset_triggers(dataset)
     drawn = DrawSettings.of(config.sample, version)
     if drawn.wanted and (data or drawn.prompts is not None):
-        _plan_prompts(config, drawn, events or Events())
+        _plan_prompts(config, drawn, triggers, events or Events())
 
 
-def _plan_prompts(config: RunConfig, drawn: DrawSettings, events: Events) -> None:
+def _plan_prompts(config: RunConfig, drawn: DrawSettings, triggers: Sequence[str], events: Events) -> None:
     """Raise ConfigError for prompts of a run that cannot be drawn, and say what they come to."""
     if drawn.prompts is None:
         events.message(f"sample.prompts is not set, so the first {CAPTIONS} captions of the dataset are drawn.")
@@ -462,6 +466,8 @@ def _plan_prompts(config: RunConfig, drawn: DrawSettings, events: Events) -> Non
     prompts = read_prompts(drawn)
     require_drawable(prompts, config.model.mode, Trained())
     tell_unused_options(config, drawn, prompts, events)
+    if text := lacking_trigger(prompts, triggers):
+        events.message(text)
 
 
 def _check_layers(config: RunConfig, checkpoint: Path) -> dict[str, tuple[int, int]]:

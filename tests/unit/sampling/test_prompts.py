@@ -12,7 +12,7 @@ from ltx2_train.sampling.idle_options import only_words, rounded_sizes, unused_o
 from ltx2_train.sampling.prompt_files import read_library
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts
 from ltx2_train.sampling.sample import _asked_strengths, tell_idle, wanted_prompts
-from ltx2_train.sampling.told_prompts import describe_prompts
+from ltx2_train.sampling.told_prompts import describe_prompts, lacking_trigger
 
 SETTINGS = DrawSettings(width=768, height=512, frames=49, negative_prompt="ugly")
 
@@ -325,3 +325,10 @@ def test_prompts_are_described_with_what_is_their_own(tmp_path):
     many = describe_prompts(prompts[:1] * 20, "audio").splitlines()
     assert many[-2:] == ["  and 8 more", '  negative prompt of each: "ugly"']
     assert "96x64" not in many[1]
+
+
+def test_prompts_without_the_trigger_word_are_told():
+    prompts = [parse_prompt(text, SETTINGS) for text in ("A fox", "A hen")]
+    assert lacking_trigger(prompts, ["ohwx"]).startswith("No sample prompt has the trigger word ('ohwx')")
+    assert lacking_trigger([*prompts, parse_prompt("an OHWX fox", SETTINGS)], ["ohwx"]) == ""
+    assert lacking_trigger(prompts, []) == lacking_trigger([], ["ohwx"]) == ""
