@@ -108,8 +108,8 @@ class CheckReport:
         return {level: sum(file.level == level for file in self.files) for level in LEVELS}
 
     def text(self) -> str:
-        """For a terminal or a node: counts, losses, captions, every finding; of those that say the same five, and the
-        names of the others."""
+        """For a terminal or a node: the counts, what is lost, every finding (of those that say the same five, and the
+        names of the others), and captions as they are read."""
         counts = self.counts()
         several = len({one.dataset for one in (*self.files, *self.findings)} - {WHOLE}) > 1
         whole = sum(finding.path is None for finding in self.findings)  # that colour the dataset, and no file
@@ -121,8 +121,6 @@ class CheckReport:
         lines += [account.text(named=False) for account in self.accounts]
         if lost := _losses(self.files):
             lines.append(lost)
-        if self.captions is not None:
-            lines.append(self.captions.text())
         for level in ("red", "amber"):
             alike: dict[tuple[str, ...], list[Finding]] = {}
             for finding in self.findings:
@@ -135,6 +133,7 @@ class CheckReport:
                 lines += [f"{begin} {finding.text(several)}" for finding in group[:shown]]
                 if more := [finding.path.name for finding in group[shown:] if finding.path]:
                     lines.append(f"{begin} and {len(more)} more: {listed(more)}")
+        lines += [] if self.captions is None else [self.captions.text()]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def test_a_check_shows_its_findings_and_a_sheet_and_passes_the_dataset_on(nodes,
     assert report.startswith("RED: 3 files")
     assert "mute.mp4: " in report
     assert "5 to 10 images" in report, "what the goal needs"
+    assert 'still.png: "a square at rest"' in report.split("Captions as they are read (2; ")[1]
     assert comfy.texts[-1] == ("7", report.replace("\n", "  \n")), "the node shows the report"
     (shown,) = result.ui["images"]
     sheet = comfy.folder("output") / shown["subfolder"] / shown["filename"]
