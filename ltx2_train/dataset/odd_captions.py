@@ -13,14 +13,14 @@ _REFUSALS = (
     r"^((I['\u2019]m|I am) (really |very )?sorry,? (but )?)?"
     r"(I (cannot|can['\u2019]t)|I(['\u2019]m| am) (unable|not able) to) "
     r"((assist|help)( you)? with (that|this|identifying)\b|identify (the |any )?(people|persons|individuals)\b"
-    r"|(describe|view|see|provide|analy[sz]e|process)\b.*\b(description|caption|request|"
-    rf"{_SEEN})s?\b|describe( this| that)?\.?$)",
+    r"|(describe|view|see|provide|analy[sz]e|process)\b.*\b((description|caption|request)s?\b|"
+    rf"{_SEEN}\b(?! (game|on|behind|hanging)))|describe( this| that)?\.?$)",
     r"^((I['\u2019]m|I am) )?(really |very )?(sorry|unfortunately),? (but )?I (cannot|can['\u2019]t|am unable to) "
     r"(help|assist|describe|analy[sz]e|process)( with)?( this| that)?( request)?\.?$",
     rf"^I (do not|don['\u2019]t) have the (ability|capability) to (view|see|watch|process|analy[sz]e) .*{_SEEN}\b",
     rf"^There (is|was) no {_SEEN} (attached|provided|uploaded|given)\b",
     rf"^Please (provide|upload|attach)( me)? (the|an?|your) {_SEEN}\b",
-    r"^As an AI( language)? (model|assistant|system)\b",
+    r"^As an AI( language)? (model|assistant|system)(,|\b.*\bI\b)",
     r"^Als (KI|Sprachmodell)\b.*\b(kann|bin|habe|darf) ich\b|^Als Sprachmodell\b",
     r"^(Es )?tut mir leid, (aber )?ich kann .*(Bild|Video|Anfrage|beschreiben)",
     r"^En tant qu['\u2019](IA|intelligence artificielle)\b",
@@ -69,7 +69,11 @@ _FORMS = (
         "a path or an address",
         "write the caption",
     ),
-    (re.compile(r"^(?:[-*\u2022]|#+|\d{1,2}[.)]) "), "an entry of a list", "leave its sign out"),
+    (
+        re.compile(r"^(?:[-*\u2022]|#+) |^\d{1,2}[.)] (?=[a-z]|An? |The |In )"),
+        "an entry of a list",
+        "leave its sign out",
+    ),
     (
         re.compile(r"^\*\*[^*]{1,40}(?:: ?\*\*|\*\* ?:)|(?<!\w)\*\*[^*\s](?:[^*]*[^*\s])?\*\*(?!\w)"),
         "Markdown",
@@ -128,7 +132,8 @@ _FORMS = (
     ),
     (
         re.compile(
-            r"^(?:nan|none|null|undefined|n/a|todo|tbd|no caption|placeholder|caption here|your caption( here)?)\.?$"
+            r"^(?:nan|none|null|undefined|n/a|(?-i:TODO)|tbd|no caption|placeholder"
+            r"|caption here|your caption( here)?)\.?$"
             r"|^(?-i:TODO|FIXME|TBD):|^lorem ipsum\b",
             re.IGNORECASE,
         ),

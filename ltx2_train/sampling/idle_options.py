@@ -30,6 +30,8 @@ def only_words(prompts: Sequence[Prompt]) -> list[str]:
         for found in firsts
         if found is not None
     ]
+    if len(prompts) > 1 and all(one.text.startswith((f"{n}.", f"{n})")) for n, one in enumerate(prompts, 1)):
+        told.append("All sample prompts begin with their numbers, which are read as words. Leave them out.")
     first: dict[Prompt, int] = {}
     for number, prompt in enumerate(prompts, 1):
         about = f"Sample prompt {number} ({prompt.text[:60]!r})"

@@ -307,6 +307,8 @@ def test_what_is_hardly_a_prompt_is_told():
     assert told[0] == "Sample prompt 1 ('1. a fox') looks like an entry of a list: it is read as it stands."
     assert "is read with its quotes" in told[1]
     again = [parse_prompt(text, SETTINGS) for text in ("A fox", "A fox --d 7", "A fox", "A fox --d 42")]
+    numbered = [parse_prompt(text, SETTINGS) for text in ("1. Fox", "2) Hen")]
+    assert only_words(numbered)[0].startswith("All sample prompts begin with their numbers")
     assert only_words(again) == [
         f"Sample prompt {number} ('A fox') is the same as 1, and is drawn again." for number in (3, 4)
     ]
