@@ -85,6 +85,8 @@ def settled(refs: Sequence[DatasetRef], shared: Mapping[str, Any]) -> list[DataN
             for name in ref.entry.model_fields_set - _WITH_CACHES
             if not (others and name in shared and shared[name] == getattr(ref.entry, name))
         ]
+        if ref.entry.cache_only and ref.entry.cache_directory is not None:  # else it says where the caches lie
+            names += [key for key in SOURCE_KEYS if getattr(ref.entry, key) is not None]
         if ref.entry.from_caches and names:
             names.sort(key=list(DatasetSettings.model_fields).index)
             counts = "counts" if len(names) == 1 else "count"

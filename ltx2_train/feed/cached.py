@@ -7,9 +7,7 @@ that its dataset promises, is left out with a warning, as in the community train
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ from ..caching.encode_keyframes import keyframes_path
 from ..caching.encode_text import stale_text_weights, useless_text
 from ..caching.notes import damage
 from ..dataset.cache_names import (
-    AUDIO_SUFFIX,
-    FLIPPED,
     LATENT_SUFFIX,
     TextForm,
     audio_cache_name,
@@ -37,88 +33,12 @@ from ..dataset.scan import Skipped
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError
 from ..events import Events
-from ..files import below
 from ..models.positions import slot_places
 from ..objective.audio import virtual_shape
-from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, LatentShape, VideoShape
+from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, VIDEO_CHANNELS, LatentShape, VideoShape
+from .cached_names import CachedName, cached_names, passed_over
 from .sample_check import SampleChecker, up_to_the_last
 from .samples import Sample, SoundBuckets
-
-_NAME = re.compile(
-    r"(?P<stem>.+?)(?:_(?P<start>\d{5,})-(?P<count>\d{3,}))?_(?P<width>\d{4,})x(?P<height>\d{4,})_ltx2\.safetensors"
-)
-
-
-@dataclass(frozen=True)
-class CachedName:
-    """What the name of a file of latents says. `count` is 0 where there is no window: an image or a recording."""
-
-    name: str
-    stem: str
-    mirrored: bool
-    count: int
-    width: int
-    height: int
-
-    @classmethod
-    def parse(cls, name: str) -> CachedName | None:
-        """None where a name is not that of latents, or leads into another folder."""
-        found = None if "/" in name or "\\" in name else _NAME.fullmatch(name)
-        if found is None:
-            return None
-        stem = found["stem"].removesuffix(FLIPPED)
-        count = int(found["count"] or 0)
-        return cls(name, stem, stem != found["stem"], count, int(found["width"]), int(found["height"]))
-
-    @classmethod
-    def beside(cls, texts: Path, name: str) -> CachedName | None:
-        """As `parse`, with the caches of captions in `texts` to tell a window from a picture that was named after its
-        time, such as fox_20260131-174502."""
-        found = cls.parse(name)
-        if found is None or not found.count or _has_text(texts, found.stem):
-            return found
-        named = name.rpartition("_ltx2")[0].rpartition("_")[0]
-        return replace(found, stem=named, count=0) if _has_text(texts, named) else found
-
-    @property
-    def plain(self) -> str:
-        """The name of the latents that a mirrored copy was made beside."""
-        return self.name.replace(f"{self.stem}{FLIPPED}", self.stem, 1) if self.mirrored else self.name
-
-
-def _has_text(folder: Path, stem: str) -> bool:
-    return any((folder / text_cache_name(stem, form)).is_file() for form in ("compact", "full"))
-
-
-def cached_names(entry: DatasetSettings) -> list[str]:
-    """The files of latents that a dataset consists of, also where only their sound was cached."""
-    if entry.cache_files is not None:
-        return list(entry.cache_files)
-    folder = entry.caches
-    if not folder.is_dir():
-        return []
-    names = {path.name for path in folder.glob(f"*{LATENT_SUFFIX}")}
-    sounds = folder.glob(f"*{AUDIO_SUFFIX}")
-    names |= {path.name.removesuffix(AUDIO_SUFFIX) + LATENT_SUFFIX for path in sounds}
-    return sorted(name for name in names if not name.startswith("."))  # such as what a Mac leaves on foreign disks
-
-
-def passed_over(ref: DatasetRef, config: DatasetConfig) -> list[Path]:
-    """What looks like latents below the folder of a dataset, and is none of it nor of another dataset of `config`: in a
-    sub-folder, or with an ending in other letters."""
-    own = ref.entry.caches
-    if ref.entry.cache_files is not None:
-        return []
-    known = {one.caches for one in (other.entry for other in config.refs)}
-    for one in (other.entry for other in config.refs):
-        known |= {*numbered_caches(one.reference_caches()), *numbered_caches(one.reference_audio_caches())}
-    return [
-        path
-        for path, _ in below(own, True)
-        if path.name.lower().endswith(LATENT_SUFFIX)
-        and (not path.name.endswith(LATENT_SUFFIX) or path.parent not in known)
-        and (path.parent == own or not any(folder in path.parents for folder in known - {own}))
-    ]
 
 
 def cached_captions(entry: DatasetSettings) -> Iterator[str]:
@@ -178,6 +98,7 @@ class CachedSamples:
                 continue
             if sample is not None:
                 samples.append(sample)
+        self._tell_rates(ref, samples)
         paths = (entry.caches / one for one in names)
         out = [Skipped(path, self.checker.left_out[path]) for path in paths if path in self.checker.left_out]
         require_share(ref, out, len(names))
@@ -194,6 +115,27 @@ class CachedSamples:
             f"folder itself, and their names end in {LATENT_SUFFIX}.",
             "warning",
         )
+
+    def _tell_rates(self, ref: DatasetRef, samples: Sequence[Sample]) -> None:
+        """Clips of another frame rate than is set for the dataset, and those that no rate is known of."""
+        clips = [one for one in samples if one.kind == "video"]
+        known = {one.key: frame_rate(CacheFile(one.latent_path)) for one in clips}
+        rates = {rate for rate in known.values() if rate is not None}
+        said = ref.entry.target_fps if "target_fps" in ref.entry.model_fields_set else None
+        if said is not None and (others := sorted(rates - {said})):
+            self.checker.events.message(
+                f"{ref.name}: target_fps = {said:g} counts where caches are made, and for those that say no rate. "
+                f"These were made at {', '.join(f'{rate:g}' for rate in others)} frames a second, which is used.",
+                "warning",
+            )
+        silent = [key for key, rate in known.items() if rate is None]
+        if silent and said is None:
+            self.checker.events.message(
+                f"{ref.name}: the caches of {len(silent)} of {len(clips)} clips do not say their frame rate, "
+                f"{silent[0].rpartition('/')[2]} first: {ref.entry.target_fps:g} is taken. Set target_fps where it was "
+                "another.",
+                "warning",
+            )
 
     def _sample(self, entry: DatasetSettings, name: CachedName, index: int, key: str) -> Sample | None:
         checker, mode = self.checker, self.checker.mode
@@ -254,7 +196,10 @@ class CachedSamples:
             frames, height, width = (int(file.tensor(key)) for key in VIRTUAL_KEYS)
             return LatentShape(frames, height, width)
         if file is not None:
-            return file.latent_shape()
+            shape = file.latent_shape()
+            if shape.channels != VIDEO_CHANNELS:
+                raise CacheError(f"its latents have {shape.channels} channels, not {VIDEO_CHANNELS}", file.path)
+            return shape
         return VideoShape(max(1, name.count), name.height, name.width).latent()
 
     def _sound(self, entry: DatasetSettings, name: CachedName) -> CacheFile | None:

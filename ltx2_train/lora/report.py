@@ -182,6 +182,9 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     if said is not None and of_keys and said not in of_keys:  # layers of several ranks have several
         found = ", ".join(f"{alpha:g}" for alpha in sorted(of_keys)[:8])
         problems.append(f"Its metadata say alpha {said:g}, its .alpha keys {found}; the keys count.")
+    ours = file.metadata.get("ss_network_module") == "ltx2_train.lora"  # whose scale is in its weights
+    if not (ours or said is None or of_keys) and any(said != entry.rank for entry in file.entries.values()):
+        problems.append(f"Its metadata say alpha {said:g}, but no .alpha key does: it counts as much as its rank.")
     if why := does_nothing(file):
         what = "its layers do nothing beside these keys" if strange else "it does nothing"
         problems.append(f"{why[:1].upper()}{why[1:]}: {what}.")

@@ -318,7 +318,7 @@ def _tell_changed(
     """Name the settings, and the data, of a run that goes on which are others than when it was last started."""
     if not (folder.manifest.get("step") or list_states(folder.states)):  # a killed one may know of its states alone
         return
-    if lost := lost_words(folder.path):
+    if lost := lost_words(folder.path, ["run.toml", *(name for name in written if name.endswith(".toml"))]):
         events.message(lost, "warning")
     names = finished_record(folder.path, config, written)[1]
     if changed := [*(name for name in names if not name.startswith(TOLD)), *changed_data(folder.path, data)]:

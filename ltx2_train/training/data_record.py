@@ -6,11 +6,13 @@ between two starts, or the caches made anew by another text encoder or VAE: the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import TrainerError
 from ..feed.loader import TrainingSet
 from ..files import digest, parse_json
+from ..toml import read_toml
 from ..weights.fingerprint import same_weights
 
 DATA_RECORD = "data.json"  # {"media": {sample: mark}, "captions": {sample: mark}, "encoders": {name: fingerprint}}
@@ -42,14 +44,26 @@ def changed_data(folder: Path, data: TrainingSet) -> list[str]:
     return [words for what, marks in data_record(data).items() if (words := _changed(what, then, marks))]
 
 
-def lost_words(folder: Path) -> str:
-    """A sentence where the run in `folder` has no record that can be read; empty where it has."""
-    if isinstance(_recorded(folder), dict):
+def lost_words(folder: Path, tables: Iterable[str] = ()) -> str:
+    """A sentence where the run in `folder` has no record of its data, or of the settings in the files `tables`, that
+    can be read; empty where it has."""
+    lost = {name: "settings" for name in tables if not _is_table(folder / name)}
+    if not isinstance(_recorded(folder), dict):
+        lost[DATA_RECORD] = "media and captions"
+    if not lost:
         return ""
+    are, what = "is" if len(lost) == 1 else "are", " and ".join(dict.fromkeys(lost.values()))
     return (
-        f"{DATA_RECORD} of {folder.name} is gone or damaged, so whether media and captions were changed since the run "
+        f"{' and '.join(lost)} of {folder.name} {are} gone or damaged, so whether {what} were changed since the run "
         "was last started cannot be told."
     )
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        return bool(read_toml(path))
+    except TrainerError:
+        return False
 
 
 def _recorded(folder: Path) -> object:

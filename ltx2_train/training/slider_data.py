@@ -22,7 +22,8 @@ from ..dataset.media_index import MediaIndex
 from ..dataset.windows import IMAGE_FPS
 from ..errors import CacheError, ConfigError
 from ..events import Events
-from ..feed.cached import CachedName, frame_rate
+from ..feed.cached import frame_rate
+from ..feed.cached_names import CachedName
 from ..feed.loader import Sample
 from ..files import CHECK_SUMS, digest
 from ..sampling.prompt_text import prompt_path
@@ -120,7 +121,8 @@ def _tied(targets: Sequence[SliderTarget]) -> list[list[int]]:
 def unused_by_slider(config: RunConfig) -> list[str]:
     """A sentence for each setting that was changed and has no effect on a slider, that of its own file included."""
     idle = {one.setting: str(one) for one in config.without_effect}
-    default, of_samples = CacheSettings(), {"vae_dtype", "tiles"}  # by which pictures for samples are encoded
+    default = CacheSettings()
+    of_samples = {"vae_dtype", "tiles"} if config.sample.wanted else {}  # by which pictures for samples are encoded
     for name, value in config.cache:
         if name not in of_samples and value != getattr(default, name):
             idle[f"cache.{name}"] = f"cache.{name} has no effect: a slider makes no caches of clips."

@@ -30,7 +30,8 @@ from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import CacheError, ConfigError, DataError
 from ltx2_train.events import Events
-from ltx2_train.feed.cached import CachedName, dataset_captions, passed_over
+from ltx2_train.feed.cached import dataset_captions
+from ltx2_train.feed.cached_names import CachedName, passed_over
 from ltx2_train.feed.loader import FullText, TrainingSet, load_text
 from ltx2_train.models.text import TextFeatures
 from ltx2_train.sampling.ahead import training_prompts
@@ -91,6 +92,25 @@ def test_a_picture_that_is_named_after_its_time_is_no_window(tmp_path):
     read = TrainingSet.open(config, RECIPE).samples
     assert sorted(one.latent_path for one in read) == sorted(item.latent_path for item in made.items)
     assert {(one.kind, one.caption) for one in read} == {("image", "a fox")}
+
+
+def test_caches_alone_tell_media_that_are_not_looked_at_rates_and_latents_of_another_vae(made):
+    folder, said, events = made.config.datasets[0].caches, [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    row = {"cache_only": True, "cache_directory": str(folder), "video_directory": "nowhere", "target_fps": 12}
+    config = DatasetConfig.from_table({"datasets": [row]}, folder)
+    assert "video_directory counts where they are made" in config.notes[0]
+    TrainingSet.open(config, RECIPE, events)
+    assert any("target_fps = 12 counts where caches are made" in text and "at 25 frames" in text for text in said)
+    name, other = "a_00000-009_0064x0064_ltx2.safetensors", torch.zeros(64, 2, 2, 2)
+    save_file({"latents_2x2x2_fp32": other}, folder / name)
+    table = {"datasets": [{"cache_only": True, "cache_directory": str(folder), "cache_files": [name]}]}
+    with pytest.raises(CacheError, match="its latents have 64 channels, not 128"):
+        TrainingSet.open(DatasetConfig.from_table(table, folder), RECIPE)
+    save_file({"latents_2x2x2_fp32": torch.zeros(128, 2, 2, 2)}, folder / name)
+    said.clear()
+    TrainingSet.open(DatasetConfig.from_table(table, folder), RECIPE, events)
+    assert any("of 1 of 1 clips do not say their frame rate" in text for text in said)
 
 
 def test_a_trigger_word_that_the_cached_captions_lack_is_refused(made):
@@ -181,11 +201,13 @@ def test_caches_in_sub_folders_and_with_other_endings_are_told(made):
     first.rename(folder / "more" / first.name)
     second.rename(folder / second.name.replace(".safetensors", ".SAFETENSORS"))
     (folder / "._a_ltx2.safetensors").write_bytes(b"a")
+    (folder / "my_b_00000-009_0064x0064_ltx2 (copy).safetensors").write_bytes(b"a")
     TrainingSet.open(DatasetConfig.from_table(table, folder), RECIPE, events)
     (told,) = [text for text in said if "not used" in text]
     assert told.startswith(
-        f"datasets[0]: {second.name.replace('.safetensors', '.SAFETENSORS')}, more/{first.name} below"
+        f"datasets[0]: {second.name.replace('.safetensors', '.SAFETENSORS')}, more/{first.name}, my_b_00000-009"
     )
+    (folder / "my_b_00000-009_0064x0064_ltx2 (copy).safetensors").unlink()
     table["datasets"].append({"cache_only": True, "cache_directory": str(folder / "more")})
     config = DatasetConfig.from_table(table, folder)
     assert [path.parent for path in passed_over(config.refs[0], config)] == [folder]

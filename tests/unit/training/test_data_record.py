@@ -54,3 +54,8 @@ def test_a_record_that_is_gone_or_damaged_is_told(tmp_path):
     assert lost_words(tmp_path)
     (tmp_path / DATA_RECORD).write_text("{}")
     assert not lost_words(tmp_path)
+    assert lost_words(tmp_path, ["run.toml"]).startswith(
+        f"run.toml of {tmp_path.name} is gone or damaged, so whether se"
+    )
+    (tmp_path / "run.toml").write_text("[run]\nname = 'fox'\n", encoding="utf-8")
+    assert not lost_words(tmp_path, ["run.toml"])
