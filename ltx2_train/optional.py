@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
+from collections.abc import Iterator
 
 
 def why_missing(module: str) -> str:
@@ -17,7 +20,20 @@ def why_missing(module: str) -> str:
     except ValueError:
         pass  # loaded already, by hand
     try:
-        __import__(module)
+        with _quiet(module):
+            __import__(module)
     except Exception as error:
         return f"cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
     return ""
+
+
+@contextlib.contextmanager
+def _quiet(module: str) -> Iterator[None]:
+    """Without the warnings of a library about parts of it that nobody has asked for."""
+    logger = logging.getLogger(module.partition(".")[0])
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

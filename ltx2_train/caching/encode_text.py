@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -74,6 +75,14 @@ class Text(CacheKind[Any]):
     def jobs(self) -> Iterator[Job]:
         each = {item.text_key: item for item in self.plan.items}.values()
         return map(self.of, (one for item in each for one in item.by_caption))
+
+    def needless(self, job: Job) -> bool:
+        """Whether the mode trains on no sample of the medium."""
+        return job.item.text_key not in self._trained
+
+    @functools.cached_property
+    def _trained(self) -> set[tuple[Path, str]]:
+        return {item.text_key for item in self.plan.items if item.serves(self.recipe.mode)}
 
     def either(self, item: Item) -> tuple[Job, CacheState]:
         """The text of `item` that training reads: a fresh one, else one that is there; rather of `form`."""

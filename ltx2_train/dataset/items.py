@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..media import frames as timing
 from ..media.info import MediaInfo, MediaKind
-from ..shapes import SPATIAL_FACTOR, LatentShape, VideoShape, floor_side
+from ..shapes import SPATIAL_FACTOR, LatentShape, Mode, VideoShape, floor_side
 from .cache_names import (
     FLIPPED,
     LATENT_SUFFIX,
@@ -120,6 +120,10 @@ class Item:
     @property
     def validation(self) -> bool:
         return self.dataset.validation
+
+    def serves(self, mode: Mode) -> bool:
+        """Whether a run of `mode` trains on it: it has the stream that the mode makes."""
+        return {"video": self.kind != "audio", "audio": self.sound is not None}.get(mode, True)
 
     @property
     def caption(self) -> str:

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..settings import Settings
 
@@ -17,13 +17,21 @@ OF_LORA = {"counts_with": "train.what = lora"}
 Algo = Literal["lora", "lokr", "loha", "locon", "dora"]
 
 
+def _size_or_no_limit(value: int) -> int:
+    if value == 0:
+        raise ValueError("0 is no size of a factor; -1 sets no limit")
+    return value
+
+
 class LoraModule(Settings):
     """What is other than in [lora] for the layers that a pattern names. What is not set is as there."""
 
     algo: Algo | None = Field(default=None, description="As lora.algo.")
     rank: int | None = Field(default=None, ge=1, le=1024, description="As lora.rank.")
     alpha: float | None = Field(default=None, ge=0, le=65536, description="As lora.alpha.")
-    factor: int | None = Field(default=None, ge=-1, le=65536, description="As lora.factor.")
+    factor: Annotated[int, AfterValidator(_size_or_no_limit)] | None = Field(
+        default=None, ge=-1, le=65536, description="As lora.factor."
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class LoraSettings(Settings):
         "locon = lora, since the model has no convolutions. docs/training.md says what each costs.",
         json_schema_extra={**OF_LORA, "since": "0.2", "advanced": True},
     )
-    factor: int = Field(
+    factor: Annotated[int, AfterValidator(_size_or_no_limit)] = Field(
         default=-1,
         ge=-1,
         le=65536,

@@ -108,6 +108,9 @@ class TileSettings(Settings):
         ):
             if tile is None:
                 continue
+            if f"{axis}_overlap" not in self.model_fields_set and overlap >= tile:
+                overlap = tile // 2 // step * step  # the default is for larger tiles
+                object.__setattr__(self, f"{axis}_overlap", overlap)
             if tile % step:
                 raise ValueError(f"{axis}_tile is {tile}; it must be a multiple of {step}")
             if overlap % step:

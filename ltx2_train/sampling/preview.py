@@ -28,10 +28,13 @@ from ..dataset.plan import DatasetPlan, Item, plan_dataset
 from ..device import pick_device, release
 from ..errors import CacheError, ConfigError, DataError
 from ..events import Events, shielded
+from ..feed.batches import sound_key
+from ..feed.samples import SoundBuckets
 from ..files import why_closed, with_ending, write_text
 from ..media.sound import prepare
 from ..media.sound_media import read_sound
 from ..models.tiling import decode_frames
+from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..threads import heeding
 from ..workshop.check import check_dataset
 from ..workshop.check_report import CheckReport
@@ -172,12 +175,18 @@ def _write_frames(
 
 
 def _sound_of(item: Item) -> Tensor | None:
-    """The sound as the audio VAE is given it: its length in training, stereo, normalised where the dataset says so."""
+    """The sound as training hears it: its length there, stereo, normalised and cut where the dataset says so."""
     if item.sound is None:
         return None
     part = item.sound
     sound = read_sound(part.path, part.start, part.seconds, part.of_clip, part.tracks)
-    return torch.from_numpy(prepare(sound, part.length, SOUND_RATE, item.dataset.entry.audio_normalize).samples)
+    whole = torch.from_numpy(prepare(sound, part.length, SOUND_RATE, item.dataset.entry.audio_normalize).samples)
+    entry = item.dataset.entry
+    if item.kind != "audio" or entry.audio_bucket_strategy != "truncate":
+        return whole
+    buckets = SoundBuckets(entry.audio_bucket_strategy, entry.audio_bucket_interval)
+    kept = min(part.steps, sound_key(part.steps, buckets)) / AUDIO_LATENTS_PER_SECOND
+    return whole[:, : round(kept * SOUND_RATE)]
 
 
 def _tell_stale(item: Item, recipe: CacheRecipe, events: Events) -> None:

@@ -49,11 +49,7 @@ def require_media_of_mode(run: RunConfig, plan: DatasetPlan) -> None:
 def idle_in_mode(run: RunConfig, plan: DatasetPlan) -> DataNote | None:
     """What is to be said of media in `plan` that the mode of `run` does not train on; None where there are none."""
     mode = run.model.mode
-    idle = [
-        item
-        for item in plan.items
-        if mode != "av" and (item.kind == "audio" if mode == "video" else item.sound is None)
-    ]
+    idle = [item for item in plan.items if not item.serves(mode)]
     names = list(dict.fromkeys(item.source.path.name for item in idle))
     if not idle or len(idle) == len(plan.items):
         return None

@@ -26,6 +26,7 @@ from .regularizers.table import REGULARIZERS
 _NAMED = 3
 _PICTURED = (
     "crop",
+    "flip",
     "color_jitter",
     "video_loss_weight",
     "first_frame_probability",

@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from ..caching.cache_file import CacheFile
 from ..config import RunConfig
 from ..dataset.dataset_file import DatasetConfig
-from ..dataset.items import Item
 from ..dataset.plan import DatasetPlan
 from ..dataset.sources import copies
 from ..errors import ConfigError
 from ..events import Events
 from ..feed.loader import Sample, TrainingSet
-from ..shapes import Mode
 
 
 def require_validation(config: RunConfig, dataset: DatasetConfig) -> None:
@@ -41,11 +39,6 @@ def _no_use(config: RunConfig) -> ConfigError:
         f"{name} is set, and the [[validation_datasets]] hold no clip that model.mode = {config.model.mode} can use. "
         f"Add some, or set {name} to 0."
     )
-
-
-def _is_of(mode: Mode, item: Item) -> bool:
-    """Whether `mode` has a use for a clip like `item`."""
-    return {"video": item.kind != "audio", "audio": item.sound is not None}.get(mode, True)
 
 
 def validation_clips(config: RunConfig, data: TrainingSet) -> tuple[Sample, ...]:
@@ -95,7 +88,7 @@ def require_media_apart(config: RunConfig, plan: DatasetPlan) -> None:
     if not config.validation.wanted:
         return
     trained, held = ([item for item in plan.items if item.dataset.validation == one] for one in (False, True))
-    if held and not plan.from_caches and not any(_is_of(config.model.mode, item) for item in held):
+    if held and not plan.from_caches and not any(item.serves(config.model.mode) for item in held):
         raise _no_use(config)
     measured = dict.fromkeys(item.source.media.path for item in held[: config.validation.clips or None])
     known = dict.fromkeys(item.source.media.path for item in trained)

@@ -22,7 +22,7 @@ from ..errors import RunError
 from .reader import BITS, TORCH_NAMES
 
 _NAMES = {getattr(torch, name): kind for kind, name in TORCH_NAMES.items() if hasattr(torch, name)}
-_MARGIN = 64 << 20  # bytes that are left free on the disk
+_MARGIN = 64 << 20  # bytes that are left free on the disk, for a smaller file as many as it has
 PIECE = 1 << 26  # bytes that are written without asking whether to stop
 _ON_DISK = 1 << 26  # bytes after which the disk is waited for, so that the last wait is short
 
@@ -128,10 +128,10 @@ def require_space(path: Path, needed: int) -> None:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         raise RunError(f"{path.name} cannot be written: {folder} is read-only. Write to another folder.")
-    free = shutil.disk_usage(folder).free
-    if free < needed + _MARGIN:
+    free, margin = shutil.disk_usage(folder).free, min(_MARGIN, needed)
+    if free < needed + margin:
         raise RunError(
-            f"{path.name} needs {needed / 1e6:.0f} MB, and {_MARGIN / 1e6:.0f} MB are left free, but the disk of "
+            f"{path.name} needs {needed / 1e6:.0f} MB, and {margin / 1e6:.0f} MB are left free, but the disk of "
             f"{path.parent} has {free / 1e6:.0f} MB free. Free some space or write to another disk."
         )
 

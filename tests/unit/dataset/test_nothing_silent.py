@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from media import moving_square, tone, write_captioned, write_image, write_sound
 
+from ltx2_train.caching.encode_text import Text
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import DataError
@@ -113,3 +115,13 @@ def test_a_list_of_a_form_that_is_not_read_is_refused_by_name(tmp_path, name, ke
     (tmp_path / name).write_bytes(b"PAR1\xff\xfe")
     with pytest.raises(DataError, match=words):
         plan_dataset(config(tmp_path, {key: name, "cache_directory": "cache"}))
+
+
+@pytest.mark.parametrize(("mode", "needed"), [("video", ["a.mp4", "b.mp4"]), ("audio", ["v.wav"]), ("av", None)])
+def test_captions_of_media_that_the_mode_does_not_train_are_not_encoded(clips, mode, needed):
+    write_sound(clips / "voice" / "v.wav", tone(1.0), caption="a tone")
+    recordings = {"audio_directory": "voice", "cache_directory": "c2"}
+    plan = plan_dataset(config(clips, {"video_directory": "clips", "cache_directory": "c1"}, recordings))
+    text = Text(plan, SimpleNamespace(mode=mode, settings=SimpleNamespace(text_form="compact", text_dtype="bf16")))
+    found = [job.source.name for job in text.jobs() if not text.needless(job)]
+    assert found == (needed or ["a.mp4", "b.mp4", "v.wav"])

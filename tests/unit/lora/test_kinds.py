@@ -18,6 +18,7 @@ from ltx2_train.lora.settings import LoraSettings
 from ltx2_train.lora.targets import branch_of
 from ltx2_train.quant.formats import FORMATS
 from ltx2_train.quant.settings import QuantSettings
+from ltx2_train.settings import parse
 
 OUT, IN = 24, 12
 ALGOS = list(LORA_KINDS)
@@ -351,3 +352,9 @@ def test_the_base_is_left_when_the_lora_is_off(make_set, algo):
 def test_an_alpha_that_no_layer_counts_is_named(settings, said):
     found = idle_alphas(LoraSettings(**settings), {"a.to_q": (12, 12), "b.to_q": (12, 12)})
     assert [text.partition(":")[0] for text in found] == said
+
+
+@pytest.mark.parametrize("table", [{"algo": "lokr", "factor": 0}, {"modules": {"*": {"algo": "lokr", "factor": 0}}}])
+def test_a_factor_of_0_is_refused_by_name(table):
+    with pytest.raises(ConfigError, match="factor.*0 is no size of a factor; -1 sets no limit"):
+        parse(LoraSettings, table, "run.toml")

@@ -256,6 +256,16 @@ def test_sizes_that_do_not_fit_are_refused_with_their_numbers(table, text):
         parse(TileSettings, table, "settings")
 
 
+@pytest.mark.parametrize(
+    ("table", "overlaps"),
+    [({"spatial_tile": 64}, (32, 24)), ({"temporal_tile": 16}, (64, 8)), ({"spatial_tile": 96}, (64, 24))],
+)
+def test_an_overlap_that_nobody_set_fits_into_a_small_tile(table, overlaps):
+    tiles = parse(TileSettings, table, "settings")
+    assert (tiles.spatial_overlap, tiles.temporal_overlap) == overlaps
+    assert tiles.model_fields_set == {*table}
+
+
 def test_zero_turns_a_cut_off():
     assert TileSettings(chunk_size=0, spatial_tile=0, temporal_tile=0) == OFF
 

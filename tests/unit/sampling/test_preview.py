@@ -218,3 +218,12 @@ def test_samples_are_not_drawn_into_a_folder_of_media(run_file):
     with pytest.raises(ConfigError, match=r"datasets\[0\]\.video_directory"):
         sample(load_run(run_file), None, run_file.parent / "clips", prompts=["a ball"])
     assert {path.suffix for path in (run_file.parent / "clips").iterdir()} == {".mp4", ".txt"}
+
+
+def test_a_recording_is_shown_as_far_as_it_is_trained_on(tmp_path):
+    media.write_sound(tmp_path / "v" / "w.wav", media.tone(3.0), caption="a tone")
+    entry = {"audio_directory": "v", "audio_bucket_strategy": "truncate", "audio_bucket_interval": 2}
+    for more, seconds in ({}, 2.0), ({"audio_bucket_strategy": "pad"}, 3.0):
+        config = DatasetConfig.from_table({"datasets": [{**entry, **more}]}, tmp_path)
+        made = preview_dataset(config, tmp_path / "out", "w.wav")
+        assert probe_sound(made.clip).duration == pytest.approx(seconds, abs=0.05)

@@ -266,7 +266,7 @@ def test_how_sounds_are_grouped_is_named_where_it_sorts_none(tmp_path):
 
 
 def test_settings_of_datasets_for_the_stream_that_is_not_trained_are_named(tmp_path):
-    clip = {"video_directory": "a", "color_jitter": 0.2}
+    clip = {"video_directory": "a", "color_jitter": 0.2, "flip": True}
     heard, mute = {"audio_normalize": True, "separate_audio_buckets": True}, {"audio_source": "none"}
     table = {
         "datasets": [clip | heard, {"image_directory": "b"}],
@@ -286,7 +286,7 @@ def test_settings_of_datasets_for_the_stream_that_is_not_trained_are_named(tmp_p
         "validation_datasets[0]: audio_source has no effect: model.mode = video trains no sound.",
     ]
     assert told("audio") == [
-        "datasets[0], validation_datasets[0]: color_jitter has no effect: model.mode = audio trains no picture."
+        "datasets[0], validation_datasets[0]: flip, color_jitter have no effect: model.mode = audio trains no picture."
     ]
     assert told("av") == []
 

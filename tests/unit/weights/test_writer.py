@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -64,3 +66,10 @@ def test_the_disk_is_looked_at_first(tmp_path):
     require_space(tmp_path / "not" / "there" / "x", 1000)
     with pytest.raises(RunError, match="needs .* MB, and 67 MB are left free, but the disk of .* has .* MB free"):
         require_space(tmp_path / "x", 1 << 60)
+
+
+def test_a_small_file_asks_for_no_more_room_than_it_takes_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: types.SimpleNamespace(free=2_000_000))
+    require_space(tmp_path / "x", 1_000_000)
+    with pytest.raises(RunError, match="needs 1 MB, and 1 MB are left free"):
+        require_space(tmp_path / "x", 1_100_000)
