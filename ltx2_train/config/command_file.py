@@ -120,8 +120,8 @@ class _Reader:
         self._outer: list[tuple[Values, Values]] = []
         self._arguments = ""  # a sentence where the script sets its own arguments
 
-    def read(self, text: str, first: int = 1) -> None:
-        """Read `text`, whose first line has the number `first`."""
+    def read(self, text: str, first: int = 1, tested: bool = False) -> None:
+        """Read `text`, whose first line has the number `first`; `tested`: a test decides about all of it."""
         outer = self._is_bash
         self._is_bash = shell_of(text) == "bash"
         for number, line in whole_lines(text, self.told, first):
@@ -129,7 +129,7 @@ class _Reader:
             if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
                 self._outer.append((self.variables.copy(), self.arrays.copy()))  # a shell of its own
             for one in statements(line):
-                self._tested, self._hides_command = one.tested, one.hides_command
+                self._tested, self._hides_command = tested or one.tested, one.hides_command
                 self._follow_blocks(one.text)
                 self.variables.arms = self.arrays.arms = {block.branch.arm for block in self._blocks}
                 self._read_statement(number, one.text)
@@ -261,9 +261,11 @@ class _Reader:
         windows: bool = False,
         between: str = "",
     ) -> None:
+        others: list[str] = []
         if more and (before := values.find(name, exact=not windows)) is not None:
+            others = [f"{one}{between}{text}" for one in before.alternatives]
             text, lacks = f"{before.text}{between}{text}", [*before.lacks, *lacks]
-        values.set(name, text, lacks, self._branch(), windows)
+        values.set(name, text, lacks, self._branch(), windows, others)
 
     def _source(self, number: int, statement: str, name: str) -> None:
         """Read a file that the script reads as its own, if it lies beside it."""
@@ -309,12 +311,7 @@ class _Reader:
         command.cut_short = _LEFT_OUT.search(body) is not None
         if command.of_trainer:
             self.commands.append(command)
-            self.asked += lacks
-            if self._unknown_sets and TRAINER.search(text) and re.search(r"[$%!]\{?\w", whole):
-                self.asked.append(
-                    f"{self._unknown_sets[-1]}: what it sets is not known, and the command uses variables. Write their "
-                    "values into the command."
-                )
+            self._ask(lacks, whole if TRAINER.search(text) else "")
         elif TRAINER.search(text):
             self.asked.append(
                 f"line {number}: {shown(statement)} holds a command of a trainer that is not read. Write it with its "
@@ -332,14 +329,14 @@ class _Reader:
         raw = WORD.findall(body)
         if raw and raw[0] == "eval":
             lacks: list[str] = []
-            text = filled(
-                with_arrays(" ".join(unquoted(word) for word in raw[1:]), self.arrays, lacks), self.variables, lacks
-            )
+            text = with_arrays(" ".join(unquoted(word) for word in raw[1:]), self.arrays, lacks)
+            text = filled(text, self.variables, lacks)
             if TRAINER.search(text):
-                self.asked += lacks
-                self.read(text, number)
-            else:
+                self._ask(lacks, body)
+            elif lacks:
                 self._unknown_sets.append(f"line {number} {shown(body)}")
+                return True
+            self.read(text, number, self._tested)
             return True
         for word in raw:
             word = re.sub(r"^--?\w+=(?=[\"'])", "", word)  # sbatch --wrap="..."
@@ -348,12 +345,21 @@ class _Reader:
                     return False
                 continue
             lacks = []
-            text = unquoted(filled(word, self.variables, lacks))
+            text = unquoted(word if word[0] == "'" else filled(word, self.variables, lacks))
             if TRAINER.search(text) and re.search(r"\s", text.strip()) and not text.endswith(".py"):
-                self.asked += [one for one in lacks if "condition" in one]
-                self.read(text, number)
+                self._ask(lacks, word)
+                self.read(text, number, self._tested)
                 return True
         return False
+
+    def _ask(self, lacks: list[str], whole: str) -> None:
+        """Ask for what a command uses and nobody knows; `whole` is the command before its variables were put in."""
+        self.asked += lacks
+        if self._unknown_sets and re.search(r"[$%!]\{?\w", whole):
+            self.asked.append(
+                f"{self._unknown_sets[-1]}: what it sets is not known, and the command uses variables. Write their "
+                "values into the command."
+            )
 
     def _hide(self, number: int, statement: str, names: Iterable[str]) -> None:
         for name in dict.fromkeys(names):

@@ -46,6 +46,11 @@ class Known:
     arm: int = 0  # the branch in which it was set last, where no condition decides any more
     any_case: bool = False  # Windows does not tell X from x
 
+    @property
+    def alternatives(self) -> list[str]:
+        """The other texts, "" for none."""
+        return ["" if one == _NOTHING else one for one in self.others]
+
 
 class Values:
     """The variables of a script, or its arrays, as they are at one of its lines."""
@@ -72,15 +77,22 @@ class Values:
         return next(alike, None)
 
     def set(
-        self, name: str, text: str, lacks: Iterable[str] = (), branch: Branch | None = None, any_case: bool = False
+        self,
+        name: str,
+        text: str,
+        lacks: Iterable[str] = (),
+        branch: Branch | None = None,
+        any_case: bool = False,
+        others: Iterable[str] = (),
     ) -> None:
-        """Set `name`, of which a condition decides where there is a `branch`."""
+        """Set `name`, of which a condition decides where there is a `branch`; `others` are what a condition has
+        decided of the text already."""
         if any_case:
             name = next((known for known in self._known if known.lower() == name.lower()), name)
         before = self._known.get(name)
-        value = Known(text, lacks=list(lacks), any_case=any_case)
+        value = Known(text, list(others), list(lacks), any_case=any_case)
         if branch is not None and not (before is None and _asks_for_default(branch.condition, name)):
-            value.others = [_NOTHING] if before is None else [*before.others, before.text or _NOTHING]
+            value.others += [_NOTHING] if before is None else [*before.others, before.text or _NOTHING]
             value.only_in = branch.number if before is None else before.only_in
             value.arm = branch.arm
             if before is not None:
