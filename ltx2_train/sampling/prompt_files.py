@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 from ..config.read import tomllib
+from ..dataset.captions import text_lines
 from ..errors import ConfigError
 from ..files import parse_json
 
@@ -17,6 +19,16 @@ def require_lines(name: str, text: str) -> None:
     with contextlib.suppress(ValueError):
         if isinstance(parse_json(text), (list, dict)):
             raise ConfigError(f"{name} holds JSON, and would be read as a prompt a line. Let its name end in .json.")
+
+
+def remarks_of(source: Any) -> list[str]:
+    """The lines of the prompt file `source` that begin with # and are no prompts; none where it is no such file."""
+    if not isinstance(source, Path) or source.suffix.lower() in (".json", ".toml"):
+        return []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        lines = text_lines(source.read_text(encoding="utf-8-sig"))
+        return [line.strip() for line in lines if line.lstrip().startswith("#")]
+    return []
 
 
 def read_library(name: str, text: str, suffix: str) -> list[str | dict[str, Any]]:

@@ -134,7 +134,7 @@ def tell_idle(
     ]
     if lora is None and run.sample.strength != 1:
         idle.append(f"sample.strength = {run.sample.strength:g} has no effect: no LoRA is given (--lora).")
-    events.message(describe_prompts(prompts, run.model.mode))
+    events.message(describe_prompts(prompts, run.model.mode, settings.prompts))
     rounded = rounded_sizes(prompts, run.model.mode)
     for text in (*idle, *rounded, *unused_options(run.sample, settings, prompts, run.model.mode)):
         events.message(text, "warning")

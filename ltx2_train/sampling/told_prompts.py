@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..dataset.as_read import quoted
 from ..dataset.captions import with_trigger
 from ..shapes import Mode
+from .prompt_files import remarks_of
 from .prompts import Prompt
 
 SHOWN_PROMPTS = 12
 
 
-def describe_prompts(prompts: Sequence[Prompt], mode: Mode) -> str:
-    """A line for each of the first of `prompts`, which a model of `mode` draws, and their common negative prompt."""
+def describe_prompts(prompts: Sequence[Prompt], mode: Mode, source: Any = None) -> str:
+    """A line for each of the first of `prompts`, which a model of `mode` draws, their common negative prompt, and the
+    lines that were passed over where `source` is the file that they come from."""
     negatives = {prompt.negative if prompt.needs_negative else "" for prompt in prompts}
     lines = [_line(number, prompt, mode, len(negatives) > 1) for number, prompt in enumerate(prompts, 1)]
     more = len(lines) - SHOWN_PROMPTS
     lines[SHOWN_PROMPTS:] = [f"  and {more} more"] if more > 0 else []
     if len(negatives) == 1 and (common := negatives.pop()):
         lines.append(f"  negative prompt of {'each' if len(prompts) > 1 else 'it'}: {quoted(common)}")
+    if passed_over := remarks_of(source):
+        count, first = len(passed_over), quoted(passed_over[0])
+        lines.append(f"  lines that begin with #, which are no prompts: {count}; the first: {first}")
     return "\n".join(["Prompts of samples as they are read:", *lines])
 
 

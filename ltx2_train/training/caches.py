@@ -156,7 +156,7 @@ def _checked(run: RunConfig, events: Events) -> tuple[BaseFiles, DrawSettings, l
     drawn = DrawSettings.of(run.sample, base.version)
     asked = read_prompts(drawn) if drawn.wanted else []
     if asked:
-        events.message(describe_prompts(asked, run.model.mode))
+        events.message(describe_prompts(asked, run.model.mode, drawn.prompts))
     for text in only_words(asked):
         events.message(text, "warning")
     require_upsampler(drawn)

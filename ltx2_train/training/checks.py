@@ -232,7 +232,7 @@ def tell_unused_options(config: RunConfig, drawn: DrawSettings, prompts: Sequenc
     """Say what `prompts` come to, which settings of samples none of them makes use of, and what is rounded; where none
     is drawn nothing is the matter with them."""
     if prompts:
-        events.message(describe_prompts(prompts, config.model.mode))
+        events.message(describe_prompts(prompts, config.model.mode, drawn.prompts))
     told = tuple(f"{one.setting} " for one in config.without_effect)
     for text in rounded_sizes(prompts, config.model.mode):
         events.message(text, "warning")

@@ -329,6 +329,15 @@ def test_prompts_are_described_with_what_is_their_own(tmp_path):
     assert "96x64" not in many[1]
 
 
+def test_lines_of_a_file_that_are_no_prompts_are_counted(tmp_path):
+    file = tmp_path / "p.txt"
+    file.write_text("#1 fan of a fox\nA hen\n  # note\n")
+    prompts = read_prompts(DrawSettings(prompts=file))
+    told = describe_prompts(prompts, "video", file)
+    assert told.endswith('  lines that begin with #, which are no prompts: 2; the first: "#1 fan of a fox"')
+    assert "no prompts" not in describe_prompts(prompts, "video", ["#1 fan of a fox", "A hen"])
+
+
 def test_prompts_without_the_trigger_word_are_told():
     prompts = [parse_prompt(text, SETTINGS) for text in ("A fox", "A hen")]
     assert lacking_trigger(prompts, ["ohwx"]).startswith("No sample prompt has the trigger word ('ohwx')")
