@@ -19,7 +19,7 @@ from .companions import folders_beside
 from .entry import DatasetRef
 from .items import Item
 from .layouts import is_ours
-from .lists import MediaFile, Skipped
+from .lists import MediaFile, Skipped, list_files
 from .not_taken import is_of_a_folder, named_places
 from .scan import MEDIA_SUFFIXES
 
@@ -92,9 +92,9 @@ def accounts(
     caches = {path.absolute() for ref in found for _, path in ref.entry.cache_folders()}
     folders: dict[Path, bool] = {}  # whether its files go with media by their names
     for ref in found:
-        if ref.entry.source_key.endswith("_directory"):
+        if ref.entry.source_key.endswith("_directory") or ref.entry.source_key == "data_root":
             folders[ref.entry.source] = False
-        elif ref.entry.from_a_list:
+        if ref.entry.from_a_list:
             yield _of_list(ref, found[ref], items, left_out.get(ref, ()))
     for ref in found:
         for _, _, folder, _ in folders_beside(ref.entry):
@@ -146,7 +146,7 @@ def _roles(
             roles.setdefault(skip.path, LEFT_OUT)
     for ref, media in found.items():
         if ref.entry.from_a_list:
-            roles[ref.entry.source] = LISTS
+            roles |= dict.fromkeys(list_files(ref.entry), LISTS)
         for one in media:
             if one.caption_path is not None:
                 trained = roles.get(one.path, LEFT_OUT) != LEFT_OUT

@@ -237,9 +237,15 @@ def _require_form(name: str, entry: DatasetSettings) -> None:
         raise DataError(f"{name}.{entry.source_key}: {entry.source} is {what}. {mend}", entry.source)
 
 
+def list_files(entry: DatasetSettings) -> tuple[Path, ...]:
+    """The files of a list: itself, or those of a data_root with the paths of media and with their captions."""
+    if entry.source_key != "data_root":
+        return (entry.source,)
+    return entry.source / (entry.video_column or VIDEOS_FILE), entry.source / (entry.caption_column or CAPTIONS_FILE)
+
+
 def _two_files(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skipped]:
-    videos = entry.source / (entry.video_column or VIDEOS_FILE)
-    prompts = entry.source / (entry.caption_column or CAPTIONS_FILE)
+    videos, prompts = list_files(entry)
     for key, file in (("video_column", videos), ("caption_column", prompts)):
         if not file.resolve().is_relative_to(entry.source.resolve()):
             raise DataError(f"{name}.{key}: {file} is not in {entry.source}. Name a file of that folder.", file)

@@ -83,7 +83,7 @@ def plan_dataset(
         events.message(warning, "warning")
     if skipped:
         events.message(_left_out(skipped, brief), "warning")
-    if only is None and not brief:
+    if only is None:
         for account in accounts(found, items, left_out, unused):
             events.message(account.text(), "warning" if account.untold else "info")
     return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)

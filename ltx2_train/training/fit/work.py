@@ -137,8 +137,8 @@ def _slots(run: RunConfig, shape: LatentShape) -> int:
 def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     """The largest batch of the run's dataset, by its caches or, where they are not made yet, by its plan."""
     dataset = DatasetConfig.read(run.need("data.config"), run.foreign)
-    quiet = Passing(events or Events(), tells=())  # what is wrong with the data, training and caching tell
-    plan = plan_dataset(dataset, quiet)
+    quiet = Passing(events or Events(), tells=())
+    plan = plan_dataset(dataset, Passing(events or Events(), tells=("message",)), brief=True)
     if events is not None and (captions_read := captions_of_items(plan.items)):
         events.message(captions_read.text())
     mode = run.model.mode

@@ -98,3 +98,17 @@ def test_the_rows_of_a_list_sum(tmp_path):
     table = {"image_jsonl_file": "l.jsonl", "cache_directory": "cache", "max_left_out": 0.9}
     report = check_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [table]}, tmp_path))
     assert report.text().splitlines()[1] == "Of 8 rows in l.jsonl: 3 pictures, 5 left out."
+
+
+def test_what_a_data_root_does_not_list_is_named(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "d" / "m" / f"{name}.png", 64 + ord(name), 64, caption=None)
+    (tmp_path / "d" / "videos.txt").write_text("m/a.png\n")
+    (tmp_path / "d" / "prompts.txt").write_text("a\n")
+    table = {"data_root": "d", "cache_directory": "cache"}
+    events = Told()
+    plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [table]}, tmp_path), events)
+    assert [text for text in events.texts if text.startswith("Of ")] == [
+        "Of 1 rows in d: 1 pictures.",
+        "Of 4 files in d: 1 pictures, 2 lists, 1 unused besides (m/ (1)).",
+    ]

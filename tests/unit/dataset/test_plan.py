@@ -111,7 +111,7 @@ def test_every_reason_to_leave_a_file_out_is_named(tmp_path):
     assert "short.mp4" in plan.summary()
     again = Heard()
     plan_dataset(one_video(tmp_path, target_frames=[9]), again, brief=True)
-    (brief,) = [text for _, text in again.messages if "left out" in text]
+    (brief,) = [text for _, text in again.messages if "files are left out" in text]
     assert "short.mp4" in brief
     assert "too short" not in brief
     assert len(brief) < 200
