@@ -123,7 +123,7 @@ class _Reader:
     def read(self, text: str, first: int = 1, tested: bool = False) -> None:
         """Read `text`, whose first line has the number `first`; `tested`: a test decides about all of it."""
         outer = self._is_bash
-        self._is_bash = shell_of(text) == "bash"
+        self._is_bash = self.variables.is_bash = shell_of(text) == "bash"
         for number, line in whole_lines(text, self.told, first):
             bare = line.strip()
             if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
@@ -137,7 +137,7 @@ class _Reader:
                     self._condition = one.text
             if bare[-1:] == ")" and bare[:1] in "()" and self._outer:
                 self.variables, self.arrays = self._outer.pop()
-        self._is_bash = outer
+        self._is_bash = self.variables.is_bash = outer
 
     def _follow_blocks(self, statement: str) -> None:
         """Keep count of the conditions and loops that a statement opens or closes."""

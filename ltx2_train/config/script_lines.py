@@ -32,7 +32,7 @@ _TO_SHELL = re.compile(
 )
 # what parts the statements of a line; quotes are matched first and so passed over
 _PARTS = re.compile(
-    r"""(?P<quoted>"(?:\\"|[^"])*"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|`[^`]*`)"""
+    r"""(?P<quoted>"(?:\\\\|\\"|[^"])*"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|`[^`]*`)"""
     r"""|&&|\|\||(?<!\S)(?:\|&?|&)(?!\S)|;;?&?|(?<=[^\s>&])&$|\n""",
     re.DOTALL,
 )

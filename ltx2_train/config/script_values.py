@@ -15,11 +15,12 @@ _VARIABLE = re.compile(
 )
 # what a shell works out: a command's output, a part of a variable, what the script was called with, signs in quotes
 _WORKED_OUT = re.compile(
-    r"\$\((?:[^()]|\([^()]*\))*\)+|\$\{[^}]*\}|`[^`\n]+`|\$[\d?#!$]|%(?:~[a-z]*)?\d(?!\w)|%%~?[a-z]*\w|%~\w+"
+    r"\$\((?:[^()]|\([^()]*\))*\)+|\$\{[^}]*\}|(?<!\\)`[^`\n]+`|\$[\d?#!$]|%(?:~[a-z]*)?\d(?!\w)|%%~?[a-z]*\w|%~\w+"
     r"|[%!][A-Za-z_]\w*:[^%!\s]+[%!]|\$'|\$\([^()]*$"
 )
 _USED_ARRAY = re.compile(r""""?\$\{(?P<a>\w+)\[[@*]\]\}"?|(?<!\S)@(?P<b>[A-Za-z_]\w*)(?!\S)""")
 _SUM = re.compile(r"\$\(\((?P<sum>[^()$]*(?:\([^()$]*\)[^()$]*)*)\)\)")
+_QUOTE_OPEN = re.compile(r"""^(?:[^"'\\]|\\.|'[^']*'|"(?:\\.|[^"\\])*")*"(?:\\.|[^"\\])*$""", re.DOTALL)  # at its end
 _NOTHING = "nothing"
 
 
@@ -58,6 +59,7 @@ class Values:
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
         self.arms: set[int] = set()  # the branches that the statement stands in
+        self.is_bash = False  # %NAME% and !NAME! are plain text
 
     def texts(self) -> dict[str, str]:
         """Name -> what it stands for."""
@@ -66,7 +68,7 @@ class Values:
     def copy(self) -> Values:
         """The same values, which go their own way."""
         other = Values()
-        other._known, other.arms = dict(self._known), self.arms
+        other._known, other.arms, other.is_bash = dict(self._known), self.arms, self.is_bash
         return other
 
     def find(self, name: str, exact: bool = True) -> Known | None:
@@ -128,14 +130,16 @@ def filled(text: str, variables: Values, lacks: list[str]) -> str:
     used: list[str] = []
 
     def value(match: re.Match[str]) -> str:
-        if match["output"]:
+        if match["output"] or (variables.is_bash and (match["c"] or match["e"])):
             return match[0]
         name = match["a"] or match["b"] or match["c"] or match["d"] or match["e"]
         known = variables.find(name, exact=False)
         if known is not None:
             lacks.extend(known.lacks)
             lacks.extend(_undecided(name, known, variables.arms))
-            return known.text
+            if re.search(r'"|\\$', known.text) is None or _QUOTE_OPEN.match(match.string[: match.start()]) is None:
+                return known.text
+            return re.sub(r"(\\+)$", r"\1\1", known.text.replace('"', '\\"'))
         if match["default"] is not None:
             if match["sign"] == "=":
                 variables.set(name, match["default"])

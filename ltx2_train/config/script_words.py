@@ -11,7 +11,7 @@ from .script_lines import FLAG
 from .translate import find_row
 
 _REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
-WORD = re.compile(r"""(?:"(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
+WORD = re.compile(r"""(?:"(?:\\\\|\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _OF_PYTHON = ("venv", "virtualenv", "pip")  # which set it up
 _LAUNCHERS = ("accelerate", "torch.", "deepspeed", "pdb", "debugpy", "cProfile")  # modules that start another
 _NUMBER = re.compile(r"^-[\d.]")
@@ -53,11 +53,14 @@ def unredirected(words: Iterable[str]) -> list[str]:
 
 def unquoted(word: str) -> str:
     """A word without its quotes."""
-    parts = re.findall(r""""(?:\\"|[^"])*"|'[^']*'|\\[ "']|[^"'\\]+|\\|["']""", word)
+    parts = re.findall(r""""(?:\\\\|\\"|[^"])*"|'[^']*'|\\[ "']|[^"'\\]+|\\|["']""", word)
     text = ""
     for part in parts:
         if part[:1] in "\"'" and len(part) > 1:
-            text += part[1:-1].replace('\\"', '"')
+            inner = part[1:-1]
+            if part[0] == '"':  # one of two backslashes, but for those that a path of a network begins with
+                inner = re.sub(r"(?<=[^\\])\\\\(?!\\)", r"\\", re.sub(r"\\(?=[`\"$])", "", inner))
+            text += inner
         elif part not in ('"', "'"):
             text += part[1:] if len(part) == 2 and part[0] == "\\" else part
     return text

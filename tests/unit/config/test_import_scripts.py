@@ -166,3 +166,21 @@ def test_each_flag_is_shown_with_the_setting_that_it_became(tmp_path):
         "network_module has no effect: lora.algo says what is trained.",
     ):
         assert f"  {line}\n" in report
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("""A='says "hi"'\n{} --training_comment "$A" --seed 1""", 'says "hi"'),
+        ("""{} --training_comment "C:\\\\dir\\\\" --seed 1""", "C:\\dir\\"),
+        ("""{} --training_comment "a \\"b\\" \\`c\\`" --seed 1""", 'a "b" `c`'),
+        ("""A='x\\'\n{} --training_comment "$A" --seed 1""", "x\\"),
+        ("""export A=1 B=%A%\n{} --training_comment "$B" --seed 1""", "%A%"),
+        ("""A=(--training_comment 'a # b; c && d')\n{} "${{A[@]}}" --seed 1""", "a # b; c && d"),
+        ("""{} --training_comment "two\nlines" --seed 1""", "two\nlines"),
+    ],
+)
+def test_quotes_are_undone_as_bash_does(text, value):
+    script = read_commands(text.format(TRAIN))
+    flags = flags_of(script)
+    assert (flags["training_comment"], flags["seed"], script.asked) == (value, "1", [])
