@@ -48,6 +48,7 @@ _IF_CMD = re.compile(
 _LOOP = re.compile(r"^\s*(?:for|select)\s+(?P<a>[A-Za-z_]\w*)(?=\s+in\b|\s*$)|^\s*foreach\s*\(\s*\$(?P<b>\w+)[^{]*\{?")
 _FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^)]*\)\s*do\s+\(?\s*", re.IGNORECASE)
 _REMARK_INSIDE = re.compile(r"`\s*#[^`]*`")
+_JUMPS = re.compile(r"^(?:goto\s+:?(?!eof\b)|call\s+:)", re.IGNORECASE)
 _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
 _STARTS = re.compile(r"^.*?(?<!\S)(?=\S*accelerate\s)|^.*?(?<!\S)(?=\S+\.py\b)|^.*?\s(?=-m\s)", re.DOTALL)
@@ -194,7 +195,7 @@ class _Reader:
             body = _ENV.sub("", body)[one.end() :]
         if STRUCTURE.match(body):
             return
-        if (source := _SOURCE.match(body)) is not None and not TRAINER.search(body):
+        if (source := _SOURCE.match(body)) is not None and not _JUMPS.match(body) and not TRAINER.search(body):
             self._source(number, statement, source["file"])
         elif not self._assigned(number, statement, body):
             self._command(number, statement, body)
@@ -218,6 +219,8 @@ class _Reader:
         if (array := ARRAY.match(body)) is not None:
             lacks: list[str] = []
             inner = re.sub(r"\)\s*$", "", with_arrays(array["inner"], self.arrays, lacks))
+            if body.startswith("$") and not re.fullmatch(r"""(?:"[^"]*"|'[^']*'|\$\w+|[\d.]+|[\s,])*""", inner):
+                lacks.append(_sets(array["name"], number, statement))  # words of PowerShell that are run
             inner = filled(re.sub(r""",(?=\s*["'])""", " ", inner), self.variables, lacks)  # PowerShell has commas
             self._set(self.arrays, array["name"], inner.strip(), lacks, bool(array["more"]), True, " ")
             return True
@@ -234,6 +237,9 @@ class _Reader:
         if found is None or body.startswith("-"):
             return False
         value, windows = found["value"], bool(found["set"] or found["ps"])
+        if found["ps"] and self.arrays.find(found["name"], exact=False) is not None:
+            self._array_of_powershell(number, statement, found["name"], value if found["more"] else "")
+            return True
         if found["ps"] and not re.fullmatch(r"""(?:@)?"[^"]*"|'[^']*'|[+-]?[\d.eE+-]+|\$(?:env:)?\w+""", value):
             self.variables.hide(found["name"], _sets(found["name"], number, statement))
             return True
@@ -246,6 +252,16 @@ class _Reader:
         if found["set"] or (found["ps"] or "").lower() == "$env:":
             self.environment[found["name"]] = self.variables.texts().get(found["name"], value)
         return True
+
+    def _array_of_powershell(self, number: int, statement: str, name: str, more: str) -> None:
+        """Put the words `more` behind those of an array; where they are none, what it holds is not known."""
+        one = r"""(?:"[^"]*"|'[^']*'|[\w.+-]+)"""
+        if re.fullmatch(rf"{one}(?:\s*,\s*{one})*", more):
+            lacks: list[str] = []
+            words = filled(" ".join(re.findall(one, more)), self.variables, lacks)
+            self._set(self.arrays, name, words, lacks, True, True, " ")
+        else:
+            self.arrays.hide(name, _sets(name, number, statement))
 
     def _assign(self, name: str, value: str, more: bool, windows: bool = False) -> None:
         lacks: list[str] = []
@@ -286,6 +302,9 @@ class _Reader:
         """Read a command, or find that it is none of a trainer."""
         if _DEFAULT.search(body):
             filled(body, self.variables, [])
+        if _JUMPS.match(body) and (self._branch() is None or body[:4].lower() == "call"):
+            self._unknown_sets.append(f"line {number} {shown(statement)}")
+            return
         if SETS.match(body):
             if re.match(r"set\s+--", body):
                 self._arguments = _sets("@", number, statement)
@@ -364,6 +383,8 @@ class _Reader:
     def _hide(self, number: int, statement: str, names: Iterable[str]) -> None:
         for name in dict.fromkeys(names):
             self.variables.hide(name, _sets(name, number, statement))
+            if self.arrays.find(name) is not None:
+                self.arrays.hide(name, _sets(name, number, statement))
 
 
 def _sets(name: str, number: int, statement: str) -> str:

@@ -27,6 +27,7 @@ _NAMERS = frozenset(
 )
 # programs that set nothing of a run
 _PROGRAMS = _NAMERS | frozenset(
+    "out-file out-host tee-object choice "
     "true false : md pwd sleep timeout wait date trap shift return break continue nvidia-smi nvcc free df du uname "
     "hostname whoami type command hash ulimit umask module ml chown del rmdir rd pip pip3 conda mamba micromamba apt "
     "apt-get brew yum dnf deactivate activate egrep more sort uniq cut tr htop watch clear cls title color chcp ping "

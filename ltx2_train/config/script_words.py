@@ -10,7 +10,7 @@ from typing import Any
 from .script_lines import FLAG
 from .translate import find_row
 
-_REDIRECTED = re.compile(r"^\d*(?:>>?|<)(?P<to>.*)$|^&>")
+_REDIRECTED = re.compile(r"^[\d*]*(?:>>?|<)(?P<to>.*)$|^&>")
 WORD = re.compile(r"""(?:"(?:\\\\|\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _OF_PYTHON = ("venv", "virtualenv", "pip")  # which set it up
 _LAUNCHERS = ("accelerate", "torch.", "deepspeed", "pdb", "debugpy", "cProfile")  # modules that start another
