@@ -87,7 +87,9 @@ def accounts(
     and folders of which a message says that they are not used."""
     roles = _roles(found, items, left_out)
     roles |= dict.fromkeys((path for path in told if path not in roles), TOLD)
-    lost = {name_key(skip.path.stem) for skips in left_out.values() for skip in skips}
+    # what lies beside media in use and is not used is told where they are read, as a mask of sound that is not there
+    stems = {name_key(item.source.path.stem): TOLD for item in items}
+    stems |= {name_key(skip.path.stem): BESIDE for skips in left_out.values() for skip in skips}
     named = named_places([ref.entry for ref in found])
     caches = {path.absolute() for ref in found for _, path in ref.entry.cache_folders()}
     folders: dict[Path, bool] = {}  # whether its files go with media by their names
@@ -104,7 +106,7 @@ def accounts(
     for folder, beside in folders.items():
         if folder.is_dir():
             own = {folder.absolute()}
-            walk = _Walk(folder, roles, texts, named - own, caches - own, lost if beside else ())
+            walk = _Walk(folder, roles, texts, named - own, caches - own, stems if beside else {})
             yield Account(folder, "files", walk.fates())
 
 
@@ -164,10 +166,10 @@ class _Walk:
         texts: Mapping[str, str],
         named: Collection[Path],
         caches: Collection[Path],
-        lost: Collection[str],
+        stems: Mapping[str, str],
     ) -> None:
         self.folder, self.roles, self.texts = folder, roles, texts
-        self.named, self.caches, self.lost = named, caches, lost
+        self.named, self.caches, self.stems = named, caches, stems
 
     def fates(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -209,8 +211,8 @@ class _Walk:
             return OWN
         if (role := self.texts.get(_key(path))) is not None:
             return role
-        if name_key(path.stem) in self.lost:
-            return BESIDE
+        if (role := self.stems.get(name_key(path.stem))) is not None:
+            return role
         return ABOUT if is_of_a_folder(path) else OTHERS
 
 

@@ -112,3 +112,15 @@ def test_what_a_data_root_does_not_list_is_named(tmp_path):
         "Of 1 rows in d: 1 pictures.",
         "Of 4 files in d: 1 pictures, 2 lists, 1 unused besides (m/ (1)).",
     ]
+
+
+def test_what_is_of_no_use_beside_its_medium_is_told_once(tmp_path):
+    write_captioned(tmp_path / "clips" / "a.mp4", moving_square(20, 64, 64), caption="a")
+    write_sound(tmp_path / "voices" / "a.wav", tone(1))
+    entry = {"video_directory": "clips", "cache_directory": "cache", "reference_audio_directory": "voices"}
+    config = DatasetConfig.from_table(
+        {"general": {"resolution": 64, "target_frames": [9]}, "datasets": [entry]}, tmp_path
+    )
+    report = check_dataset(config)
+    assert any("media without sound, and have no use: a.wav" in one.reason for one in report.findings)
+    assert [one.untold for one in report.accounts] == [[], []]
