@@ -15,6 +15,8 @@ from ..media.names import readable
 REPLACEMENT = "=>"
 JSON_KEYS = ("caption", "text", "prompt", "description")  # of a caption file in JSON, in the order they are looked for
 LARGEST = 1_000_000  # bytes
+TWICE = "a caption that stands in it more than once counts once"
+_KEYS_SHOWN = 8
 EMPTY_IN_LIST = "an empty one in its list of captions is left out"
 # Control characters, but for white space and the line ends of old and new machines; also what UTF-16 without its mark
 # looks like.
@@ -60,12 +62,19 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
         found = [line for one in found for line in text_lines(one)]
     if warning:
         warning = f"{path.name}: {warning}"
+    if unused is not None and is_repeated(found):
+        unused.add(TWICE)
     return distinct_captions(found) or [""], warning
 
 
 def distinct_captions(captions: Sequence[str]) -> list[str]:
     """Captions on one line each, those that are there, each once."""
     return [one for one in dict.fromkeys(" ".join(caption.split()) for caption in captions) if one]
+
+
+def is_repeated(captions: Sequence[str]) -> bool:
+    """Whether one of `captions` stands among them twice."""
+    return len([one for one in captions if one.strip()]) > len(distinct_captions(captions))
 
 
 def text_lines(text: str) -> list[str]:
@@ -89,8 +98,9 @@ def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
                 f"{', '.join(map(str, value)) or 'nothing'}. Rename the one with the caption.",
                 path,
             )
-        others = [other for other in value if other in JSON_KEYS or str(other).lower().endswith("caption")]
-        unused |= {f"{other!r} is not read beside {key!r}" for other in others if value[other] and other != key}
+        if others := sorted(repr(str(other)) for other in value if value[other] and other != key):
+            more = f" and {len(others) - _KEYS_SHOWN} more" if len(others) > _KEYS_SHOWN else ""
+            unused.add(f"{key!r} is the caption; not read: {', '.join(others[:_KEYS_SHOWN])}{more}")
         value = value[key]
     values = [one for one in value if one] if isinstance(value, list) else [value]
     if isinstance(value, list) and len(values) < len(value):

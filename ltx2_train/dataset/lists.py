@@ -26,7 +26,7 @@ from ..errors import DataError
 from ..media.names import cache_stem, is_dir, readable
 from ..paths import from_folder
 from ..registry import nearest
-from .captions import EMPTY_IN_LIST, distinct_captions, text_lines
+from .captions import EMPTY_IN_LIST, TWICE, distinct_captions, is_repeated, text_lines
 from .dataset_file import DatasetSettings
 from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text
 from .notes import DataNote
@@ -135,7 +135,7 @@ class _Reader:
             cache_stem(media.name if is_dir(media) else media.stem),
             caption=captions[0] if captions else None,
             more_captions=tuple(captions[1:]),
-            unused=frozenset([EMPTY_IN_LIST] if captions and _some_empty(cells[self.caption]) else []),
+            unused=self._left_of(cells.get(self.caption), captions),
             sound=None if silent else self._path(cells, _SOUND, used)[0],
             references=self._paths(cells, _REFERENCE, used),
             reference_audios=self._paths(cells, _REFERENCE_AUDIO, used),
@@ -157,6 +157,13 @@ class _Reader:
             if not readable(one):
                 raise ValueError("it holds half a character or a zero byte; write it anew")
         return distinct_captions(captions)
+
+    def _left_of(self, cell: Any, captions: list[str]) -> frozenset[str]:
+        """What is not used of a cell with `captions`."""
+        if not captions or not isinstance(cell, (list, tuple)):
+            return frozenset()
+        told = {EMPTY_IN_LIST} if _some_empty(cell) else set()
+        return frozenset(told | ({TWICE} if is_repeated([one for one in cell if one]) else set()))
 
     def _path(self, cells: Mapping[str, Any], columns: Sequence[str], used: list[str]) -> tuple[Path | None, str]:
         """What the first of `columns` names that there is, and which one that is."""

@@ -12,6 +12,8 @@ from ..dataset.odd_captions import odd_look
 from ..shapes import Mode
 from .prompts import Prompt
 
+# when samples are drawn in training, and of what there alone
+_OF_TRAINING = ("every", "every_epochs", "at_start", "validation_clips", "validation_first_frame")
 # what other programs take for weights of words, and for a choice of words
 _WEIGHTED = re.compile(r"\([^()]+:\d+(?:\.\d+)?\)")
 _CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}|(?<!\w)__[\w/-]+__(?!\w)")
@@ -80,9 +82,11 @@ def unused_options(
     set_to = {name: getattr(given, name) for name, _, _ in used}
     idle = [(name, why) for name, there, why in used if not there and (set_to[name] or _asked_for_none(name, given))]
     if not prompts:
-        return [
-            f"sample.{name} has no effect in training: no samples are drawn (sample.every is 0)." for name, _ in idle
-        ]
+        default = SampleSettings()
+        names = [name for name, value in given if name not in _OF_TRAINING and value != getattr(default, name)]
+        has = "has" if len(names) == 1 else "have"
+        why = "no samples are drawn (sample.every is 0); `ltx2-train sample` draws with what is set"
+        return [f"sample.{', '.join(names)} {has} no effect in training: {why}."] if names else []
     own = [one.text for one in prompts if one.negative not in ("", settings.negative_prompt) and not _guided(one, mode)]
     mute = ["sample.audio = off has no effect: model.mode is audio, and samples are sound alone."]
     return [

@@ -165,11 +165,14 @@ def test_a_caption_that_is_a_pointer_of_git_leaves_its_medium_out(tmp_path):
 def test_what_is_not_used_of_captions_is_told(tmp_path):
     for name in "ab":
         media.write_image(tmp_path / f"{name}.png", 64, 64)
-        (tmp_path / f"{name}.json").write_text('{"caption": ["a fox", ""], "text": "a wolf", "prompt": ""}')
+        (tmp_path / f"{name}.json").write_text(
+            '{"caption": ["a fox", "a fox", ""], "text": "a wolf", "tags": ["red"], "prompt": ""}'
+        )
     entry = {"image_directory": ".", "caption_extension": ".json"}
     plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
     assert [warning for warning in plan.warnings if "a.json" in warning] == [
-        "datasets[0]: a.json, b.json: 'text' is not read beside 'caption'.",
+        "datasets[0]: a.json, b.json: 'caption' is the caption; not read: 'tags', 'text'.",
+        "datasets[0]: a.json, b.json: a caption that stands in it more than once counts once.",
         "datasets[0]: a.json, b.json: an empty one in its list of captions is left out.",
     ]
 

@@ -213,7 +213,8 @@ def test_settings_that_no_prompt_uses_are_named(tmp_path):
     assert unused_options(crf, crf, [parse_prompt(f"A fox --i {tmp_path / 'fox.png'}", crf)]) == []
     off, none = DrawSettings(every=0, negative_prompt="ugly"), SampleSettings(every=0, negative_prompt="ugly")
     assert unused_options(none, off, []) == [
-        "sample.negative_prompt has no effect in training: no samples are drawn (sample.every is 0)."
+        "sample.negative_prompt has no effect in training: no samples are drawn (sample.every is 0); "
+        "`ltx2-train sample` draws with what is set."
     ]
     assert unused_options(none, off, prompts[:1]) == [  # they are drawn, whatever is drawn in training
         "sample.negative_prompt has no effect: no sample is drawn with a guidance other than 1."
@@ -247,9 +248,10 @@ def test_a_strength_is_told_where_no_lora_is_given_and_nowhere_else(what):
     run, heard = make_run({"train": {"what": what}, "sample": {"strength": 0.5}}), []
     events = Events()
     events.message = lambda text, level="info": heard.append(text)
-    tell_idle(run, run.sample, [], Path("x.safetensors"), events)
+    drawn = [parse_prompt("A fox", DrawSettings())]
+    tell_idle(run, run.sample, drawn, Path("x.safetensors"), events)
     assert not [text for text in heard if "strength" in text]
-    tell_idle(run, run.sample, [], None, events)
+    tell_idle(run, run.sample, drawn, None, events)
     assert [text for text in heard if "strength" in text] == [
         "sample.strength = 0.5 has no effect: no LoRA is given (--lora)."
     ]
