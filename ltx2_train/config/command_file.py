@@ -3,6 +3,7 @@
 A path from Windows keeps its backslashes: only one before a quote or a blank is taken for an escape. Arrays of bash and
 PowerShell are put where they are used. What a shell would have to work out ($(...), $1, a loop) is asked for where it
 reaches a command of a trainer. Every other statement is either of a kind that reaches none, or named as not read.
+The file is long because a statement is read in the light of all that stand before it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .script_kinds import SETS, SETS_INSIDE, SETS_UP, STRUCTURE, WRITES, is_harmless, only_names
-from .script_lines import ARRAY, TEST, TRAINER, Told, shell_of, shown, statements, whole_lines
+from .script_lines import ARRAY, SHELLS, TEST, TRAINER, Told, shell_of, shown, statements, whole_lines
 from .script_values import Branch, Values, filled, with_arrays
 from .script_words import WORD, Command, command_of, unquoted, unredirected
 
@@ -73,13 +74,13 @@ class Script:
     writes: list[tuple[int, str]]
 
 
-def read_commands(text: str, folder: Path | None = None) -> Script:
-    """The commands of a script, whose `source` files are looked for in `folder`.
+def read_commands(text: str, folder: Path | None = None, name: str = "") -> Script:
+    """The commands of a script, whose `source` files are looked for in `folder`; its `name` may tell the shell.
 
     Flags that follow where a shell ends the command are taken all the same.
     """
     reader = _Reader(folder)
-    reader.read(text)
+    reader.read(text, shell=SHELLS.get(Path(name).suffix.lower(), ""))
     return Script(
         [one for one in reader.commands if one.flags or one.plain],
         reader.variables.texts(),
@@ -119,13 +120,16 @@ class _Reader:
         self._sourced: set[Path] = set()
         self._functions: set[str] = set()
         self._outer: list[tuple[Values, Values]] = []
+        self._hands_on = False  # whether a function hands its own arguments to a command
         self._arguments = ""  # a sentence where the script sets its own arguments
 
-    def read(self, text: str, first: int = 1, tested: bool = False) -> None:
-        """Read `text`, whose first line has the number `first`; `tested`: a test decides about all of it."""
+    def read(self, text: str, first: int = 1, tested: bool = False, shell: str = "") -> None:
+        """Read `text`, whose first line has the number `first`; `tested`: a test decides about all of it. Without a
+        `shell` its signs tell it."""
         outer = self._is_bash
-        self._is_bash = self.variables.is_bash = shell_of(text) == "bash"
-        for number, line in whole_lines(text, self.told, first):
+        shell = shell or shell_of(text)
+        self._is_bash = self.variables.is_bash = shell == "bash"
+        for number, line in whole_lines(text, self.told, first, shell):
             bare = line.strip()
             if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
                 self._outer.append((self.variables.copy(), self.arrays.copy()))  # a shell of its own
@@ -311,12 +315,21 @@ class _Reader:
             self._hide(number, statement, re.findall(r"[A-Za-z_]\w*", body))
             return
         if is_harmless(body) and (not TRAINER.search(body) or (only_names(body) and not self._hides_command)):
-            if WRITES.search(body) and "<<" not in body:
+            if WRITES.search(body) and "<<" not in body.replace("<<<", ""):
                 self.writes.append((number, statement))
             return
-        if body.split()[0] in self._functions or "activate" in body.split()[0].lower():
+        of_own = body.split()[0] in self._functions and not TRAINER.search(body)
+        if of_own or "activate" in body.split()[0].lower():
+            if self._hands_on and len(body.split()) > 1:
+                self.asked.append(f"line {number}: {shown(statement)} hands flags to the command. Write them into it")
             return
-        lacks = [self._arguments] if self._arguments and _ALL_ARGUMENTS.search(body) else []
+        lacks = []
+        if _ALL_ARGUMENTS.search(body):
+            lacks = [self._arguments] if self._arguments else []
+            handed = any(block.kind == "function" for block in self._blocks)
+            self._hands_on |= handed and TRAINER.search(body) is not None
+            if not lacks and not handed and TRAINER.search(body):
+                self.told.notes.append(f"line {number}: flags that the script is started with are not in the file")
         whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", body))
         if self._read_inner(number, whole):
             return

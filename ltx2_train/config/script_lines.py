@@ -28,7 +28,7 @@ _SUCCEEDS = re.compile(
 REMARK = re.compile(r"^\s*(#|::|@?rem\b)", re.IGNORECASE)
 # a statement that only says something to the shell
 _TO_SHELL = re.compile(
-    r"^\s*@?(echo\b|set -(?!-)|setlocal\b|endlocal\b|pause\b|cd\b|pushd\b|popd\b|exit\b)", re.IGNORECASE
+    r"^\s*@?(echo\b(?!.*>)|set -(?!-)|setlocal\b|endlocal\b|pause\b|cd\b|pushd\b|popd\b|exit\b)", re.IGNORECASE
 )
 # what parts the statements of a line; quotes are matched first and so passed over
 _PARTS = re.compile(
@@ -43,10 +43,15 @@ _HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(?P<end>[A-Za-z_]\w*)[\"']?")  # nor <<<
 _INTO = re.compile(r"(?:>>?|\btee(?:\s+-a)?)\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
 _PRINTS = re.compile(r"^\s*(?:cat|echo|:|printf)\b")
 _POWERSHELL = re.compile(r"^\s*(?:\$(?:env:)?\w+\s*\+?=|param\s*\(|foreach\s*\(|if\s*\(.*\)\s*\{)", re.I | re.M)
-_BASH = re.compile(r"^#!|(?:^|[\s;])(?:fi|esac|done)\b|\$[({]|\w\s*\(\)\s*\{|^\s*export\s", re.MULTILINE)
+_BASH = re.compile(
+    r"^#!|(?:^|;)[ \t]*(?:fi|esac|done)[ \t]*(?:$|[;&|<>)#])|\$[({]|\w\s*\(\)\s*\{|^\s*export\s", re.MULTILINE
+)
 _CMD = re.compile(
     r"\^\s*$|^\s*@echo\b|^\s*rem\b|%\w+%|^\s*set\s+\"?\w+=|^\s*if\s+(?:not\s+)?(?:exist|defined)\b", re.I | re.M
 )
+_CMD_ALONE = re.compile(r"\^[ \t]*$|^[ \t]*@echo\b", re.I | re.M)
+# the shell that the ending of a name says; lines of Windows are saved as .sh and .txt, too
+SHELLS = {".bat": "cmd", ".cmd": "cmd", ".ps1": "powershell"}
 _MOST_LINES = 100  # of one quoted text
 
 
@@ -81,11 +86,12 @@ def shell_of(text: str) -> str:
     """The shell that a script is for, by the signs of each: "bash", "cmd" or "powershell"."""
     if _POWERSHELL.search(text):
         return "powershell"
-    return "cmd" if _CMD.search(text) and not _BASH.search(text) else "bash"
+    sure = _CMD_ALONE.search(text) is not None
+    return "cmd" if _CMD.search(text) and (sure or not _BASH.search(text)) else "bash"
 
 
-def whole_lines(text: str, told: Told, first: int = 1) -> Iterator[tuple[int, str]]:
-    """Lines, from the number `first`, with what continues them.
+def whole_lines(text: str, told: Told, first: int, shell: str) -> Iterator[tuple[int, str]]:
+    """Lines of a script for `shell`, from the number `first`, with what continues them.
 
     A line that begins with a flag belongs to the one before, and where a shell sees that otherwise, `told` says so.
     """
@@ -93,7 +99,7 @@ def whole_lines(text: str, told: Told, first: int = 1) -> Iterator[tuple[int, st
     open_line = False
     why_ended = ""
     lines = _without_files(text.replace("\r\n", "\n").replace("\r", "\n"), told, first)
-    for number, raw in _quotes_closed(lines, shell_of(text) == "cmd", told):
+    for number, raw in _quotes_closed(lines, shell == "cmd", told):
         line = raw.rstrip()
         in_array = open_line and ARRAY.match(whole) is not None
         if not line.strip():

@@ -192,7 +192,7 @@ def _json(path: Path) -> SettingsFile:
 
 
 def _script(path: Path) -> SettingsFile:
-    script = read_commands(_text(path), path.absolute().parent)
+    script = read_commands(_text(path), path.absolute().parent, path.name)
     found = _of_commands(path, script)
     told = " ".join(found.notes)
     unread = [

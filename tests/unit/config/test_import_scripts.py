@@ -190,3 +190,27 @@ def test_quotes_are_undone_as_bash_does(text, value):
     script = read_commands(text.format(TRAIN))
     flags = flags_of(script)
     assert (flags["training_comment"], flags["seed"], script.asked) == (value, "1", [])
+
+
+def test_the_ending_of_a_file_and_sure_signs_tell_its_shell(tmp_path):
+    text = f"@echo off\r\nset R=16\r\n{TRAIN} --network_dim %R%\r\necho Training done\r\n"
+    assert flags_of(read_commands(text))["network_dim"] == "16"
+    text = text.replace("@echo off", "rem done; fi")
+    assert flags_of(read_commands(text, name="fox.bat"))["network_dim"] == "16"
+
+
+def test_commands_that_functions_run_are_read_and_what_is_handed_to_one_is_asked_for(tmp_path):
+    script = read_commands(f'run() {{\n  echo "+ $*"\n  "$@"\n}}\nrun {T16}')
+    assert (flags_of(script)["network_dim"], script.asked) == ("16", [])
+    body = f'train() {{\n  {T16} "$@"\n}}\ntrain'
+    assert read_commands(body).asked == []
+    assert "`train --seed 4` hands flags to the command" in read_commands(f"{body} --seed 4").asked[0]
+    assert "flags that the script is started with" in read_commands(f'{T16} "$@"').told[0]
+
+
+@pytest.mark.parametrize("line", ['echo "a wolf" > p.txt', 'echo "a wolf" >> p.txt', 'tee p.txt <<< "a wolf"'])
+def test_prompts_that_the_script_writes_are_told(tmp_path, line):
+    written(tmp_path, "d.toml", DATASET)
+    written(tmp_path, "p.txt", "a fox")
+    made = import_settings(written(tmp_path, "t.sh", f"{line}\n{T16} --sample_prompts p.txt"))
+    assert any("may write p.txt" in note for note in made.notes)
