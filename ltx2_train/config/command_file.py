@@ -120,6 +120,7 @@ class _Reader:
         self._sourced: set[Path] = set()
         self._functions: set[str] = set()
         self._outer: list[tuple[Values, Values]] = []
+        self._skipped: tuple[str, Branch | None] = ("", None)  # the label that a condition jumps to, past what comes
         self._hands_on = False  # whether a function hands its own arguments to a command
         self._arguments = ""  # a sentence where the script sets its own arguments
 
@@ -136,7 +137,10 @@ class _Reader:
             for one in statements(line):
                 self._tested, self._hides_command = tested or one.tested, one.hides_command
                 self._follow_blocks(one.text)
-                self.variables.arms = self.arrays.arms = {block.branch.arm for block in self._blocks}
+                if one.text.strip() == f":{self._skipped[0]}":
+                    self._skipped = ("", None)
+                branches = [block.branch for block in self._blocks] + [one for one in self._skipped[1:] if one]
+                self.variables.arms = self.arrays.arms = {branch.arm for branch in branches}
                 self._read_statement(number, one.text)
                 if TEST.match(one.text) is not None:
                     self._condition = one.text
@@ -173,8 +177,7 @@ class _Reader:
             self._open("if" if kind and kind[0] in ("if", "switch") else "loop" if kind else "other", statement)
 
     def _open(self, kind: str, statement: str) -> None:
-        self._arms += 1
-        self._blocks.append(_Block(kind, Branch(self._arms, condition=statement, arm=self._arms)))
+        self._blocks.append(_Block(kind, self._new_branch(statement)))
 
     def _next_arm(self, block: _Block, last: bool) -> None:
         self._arms += 1
@@ -184,7 +187,12 @@ class _Reader:
         """The condition that decides about the statement, or None."""
         if self._tested:
             return Branch(condition=self._condition)
-        return next((block.branch for block in reversed(self._blocks) if block.kind != "other"), None)
+        inner = next((block.branch for block in reversed(self._blocks) if block.kind != "other"), None)
+        return inner or self._skipped[1]
+
+    def _new_branch(self, condition: str) -> Branch:
+        self._arms += 1
+        return Branch(self._arms, condition=condition, arm=self._arms)
 
     def _read_statement(self, number: int, statement: str) -> None:
         body = self._led(number, statement)
@@ -306,8 +314,11 @@ class _Reader:
         """Read a command, or find that it is none of a trainer."""
         if _DEFAULT.search(body):
             filled(body, self.variables, [])
-        if _JUMPS.match(body) and (self._branch() is None or body[:4].lower() == "call"):
-            self._unknown_sets.append(f"line {number} {shown(statement)}")
+        if _JUMPS.match(body):
+            if self._branch() is None or body[:4].lower() == "call":
+                self._unknown_sets.append(f"line {number} {shown(statement)}")
+            else:
+                self._skipped = (_label(body[4:]), self._new_branch(statement))
             return
         if SETS.match(body):
             if re.match(r"set\s+--", body):
@@ -402,6 +413,10 @@ class _Reader:
 
 def _sets(name: str, number: int, statement: str) -> str:
     return f"${name}: line {number} {shown(statement)} sets it; write its value"
+
+
+def _label(text: str) -> str:
+    return text.strip().removeprefix(":").strip()
 
 
 def _closed(body: str) -> str:

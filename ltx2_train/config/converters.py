@@ -8,7 +8,7 @@ a `ValuePart` with a row that says so; a value that makes no sense raises ValueE
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -55,6 +55,7 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
     for given in value:
         one = next(references) if given["type"] == "reference" else given
         if one["type"] == "first_frame" and stream == "video" and generated:
+            _require_known("first_frame", one, {"type", "probability"})
             settings.append(("train.first_frame_probability", one.get("probability", 1.0)))
             continue
         conditions.append({key: inner for key, inner in one.items() if key not in ("latents_dir", "mask_dir")})
@@ -62,6 +63,12 @@ def _official_conditions(value: Any, name: str, whole: Mapping[str, Any]) -> Fou
             ValuePart(f"{name}.{one['type']}.{key}", one[key]) for key in ("latents_dir", "mask_dir") if key in one
         ]
     return [(f"{stream}.conditions", conditions), *settings] if conditions else settings
+
+
+def _require_known(what: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ValueError for keys of `given` that nothing reads."""
+    if strange := [str(key) for key, value in given.items() if key not in known and value is not None]:
+        raise ValueError(f"{what} has {', '.join(strange)}; known are {', '.join(sorted(known))}")
 
 
 def _numbered_folder(condition: Mapping[str, Any]) -> int:
@@ -164,11 +171,14 @@ def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
     """
     if name not in ("validation.samples", "validation.prompts"):
         return _read_with_prompts(value, name, whole)
+    if isinstance(value, str):
+        raise ValueError("needs a list of prompts")
     prompts: list[Any] = []
     for number, sample in enumerate(value or []):
         sample = _older_sample(sample, number, whole) if isinstance(sample, str) else sample
         if not isinstance(sample, Mapping) or not isinstance(sample.get("prompt"), str):
             raise ValueError(f"number {number + 1} has no prompt")
+        _require_known(f"number {number + 1}", sample, {"prompt", "conditions", "video_dims", "seed"})
         line = " ".join(sample["prompt"].split())
         if re.search(r"(?:^|\s)--[A-Za-z]", line):
             raise ValueError(f"number {number + 1}: a prompt must not hold two dashes before a letter")
@@ -179,6 +189,8 @@ def _official_samples(value: Any, name: str, whole: Mapping[str, Any]) -> Found:
         if sample.get("seed") is not None:
             options["seed"] = sample["seed"]
         if all(one.get("type") == "first_frame" for one in conditions):
+            for one in conditions:
+                _require_known(f"first_frame of number {number + 1}", one, {"type", "image_or_video"})
             letters = {"width": "w", "height": "h", "frames": "f", "seed": "d"}
             line += "".join(f" --{letters[key]} {option}" for key, option in options.items())
             line += "".join(f" --i {one.get('image_or_video')}" for one in conditions)

@@ -113,7 +113,12 @@ def group_line(key: str, default: Any) -> str:
 
 def _inline(table: dict[str, Any]) -> str:
     """A table on one line."""
-    parts = [group_line(name, value) for name, value in plain_toml(table).items()]
+    import tomli_w
+
+    parts = []
+    for name, value in plain_toml(table).items():
+        key = tomli_w.dumps({name: 0}).removesuffix(" = 0\n")  # in quotes where it needs them
+        parts.append(f"{key} = {group_line('x', value)[len('x = ') :]}")
     return f"{{ {', '.join(parts)} }}" if parts else "{}"
 
 

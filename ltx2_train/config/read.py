@@ -78,8 +78,12 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 def taken_over(source: SettingsFile) -> Translation:
     """The settings that come of a file of another program, with what that program takes where the file is silent."""
     translation = Translation(source.program)
-    whole = dict(source.names)
-    for name, value in source.names:
+    names = [
+        (name, str(from_folder(source.folder, value)) if name == "lycoris_config" and isinstance(value, str) else value)
+        for name, value in source.names
+    ]
+    whole = dict(names)
+    for name, value in names:
         translation.add(name, value, whole)
     for command in source.others:
         translation.add_command(command.program, command.flags)

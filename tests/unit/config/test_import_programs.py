@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from unit.config.community_files import written
+from unit.config.community_files import DATASET, written
 
 from ltx2_train.cli import main
 from ltx2_train.config import load_run, make_run
 from ltx2_train.config.importing import import_settings
 from ltx2_train.config.lycoris import from_json
+from ltx2_train.config.translate import lines_in_words
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.errors import ConfigError
 from ltx2_train.toml import parse_toml
@@ -241,6 +242,17 @@ def test_a_lycoris_file_of_simpletuner_is_taken_over(tmp_path):
             from_json(tmp_path / "lycoris.json")
 
 
+def test_a_lycoris_file_lies_beside_its_command_and_its_layers_are_written_as_toml(tmp_path):
+    written(tmp_path, "my_lycoris.toml", LYCORIS)
+    written(tmp_path, "d.toml", DATASET)
+    command = "python ltx2_train_network.py --ltx2_checkpoint m.safetensors --dataset_config d.toml"
+    command += " --network_module lycoris.kohya --lycoris_config my_lycoris.toml"
+    made = import_settings(written(tmp_path, "t.sh", command))
+    assert made.problems == []
+    lora = load_run(made.write(tmp_path / "out")[-1]).lora
+    assert (lora.algo, lora.modules["*audio*"].rank) == ("lokr", 64)
+
+
 def test_regularizers_are_taken_over():
     flags = {
         "blank_preservation": True, "blank_preservation_args": ["multiplier=0.5"],
@@ -332,3 +344,18 @@ def test_values_that_another_name_reads_share_what_becomes_of_it(tmp_path):
     assert alone["validation.images"] == ("not usable", "it goes with validation.prompts, which is not given")
     run = load_run(written(tmp_path, "a.yaml", "optimization: {scheduler_params: {end_factor: 0.3}}\n"))
     assert (run.schedule.name, run.schedule.min_lr_ratio) == ("linear", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("- {prompt: a hare}", "- {prompt: a hare, guidance_scale: 3}", "number 2 has guidance_scale; known are cond"),
+        ("{type: first_frame, probability: 0.2}", "{type: first_frame, foo: 1}", "first_frame has foo; known are"),
+    ],
+)
+def test_keys_of_samples_and_conditions_of_the_official_yaml_that_nothing_reads_are_refused(
+    tmp_path, before, after, said
+):
+    assert before in OFFICIAL
+    made = import_settings(written(tmp_path, "fox.yaml", OFFICIAL.replace(before, after)))
+    assert any(said in line for line in lines_in_words(made.translation.of("not usable")))

@@ -214,3 +214,10 @@ def test_prompts_that_the_script_writes_are_told(tmp_path, line):
     written(tmp_path, "p.txt", "a fox")
     made = import_settings(written(tmp_path, "t.sh", f"{line}\n{T16} --sample_prompts p.txt"))
     assert any("may write p.txt" in note for note in made.notes)
+
+
+def test_what_a_jump_passes_is_a_branch():
+    text = f"@echo off\nset RANK=8\nif exist x goto run\n{{}}:run\n{TRAIN} --network_dim %RANK%"
+    assert read_commands(text.format("echo fox\n")).asked == []
+    (asked,) = read_commands(text.format("set RANK=32\n")).asked
+    assert "$RANK" in asked
