@@ -15,6 +15,8 @@ from ..media.names import readable
 REPLACEMENT = "=>"
 JSON_KEYS = ("caption", "text", "prompt", "description")  # of a caption file in JSON, in the order they are looked for
 LARGEST = 1_000_000  # bytes
+TALK = "it looks like the talk with a captioner; leave its caption alone"
+_ROLE = re.compile(r"^(system|user|assistant|model)\s*$", re.MULTILINE)  # alone in its line, as chat templates write it
 TWICE = "a caption that stands in it more than once counts once"
 _KEYS_SHOWN = 8
 EMPTY_IN_LIST = "an empty one in its list of captions is left out"
@@ -62,8 +64,9 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
         found = [line for one in found for line in text_lines(one)]
     if warning:
         warning = f"{path.name}: {warning}"
-    if unused is not None and is_repeated(found):
-        unused.add(TWICE)
+    if unused is not None:
+        unused |= {TWICE} if is_repeated(found) else set()
+        unused |= {TALK} if any(_ROLE.search(one) for one in found) else set()
     return distinct_captions(found) or [""], warning
 
 

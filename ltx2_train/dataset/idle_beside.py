@@ -18,6 +18,7 @@ from .scan import MEDIA_SUFFIXES
 NO_MEDIUM = "have no medium of their name"
 OTHER_KIND = "are of a kind that is not read there, and not used"
 IN_SUB_FOLDER = "lie in sub-folders that are not those of the media of their names, and are not used"
+OVERRIDDEN = "are not used, since the lists name others for their media"
 OTHER_CASE = "are not used, since another file has the very name of the medium"
 
 
@@ -40,6 +41,7 @@ class _Role:
     endings: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)  # of media
     reached: set[Path] = field(default_factory=set)
+    overridden: set[Path] = field(default_factory=set)
 
 
 def idle_beside(
@@ -56,7 +58,9 @@ def idle_beside(
             role = folders.setdefault(folder, {}).setdefault(what, _Role(ref))
             role.endings |= set(endings)
             role.names |= {name_key(one.path.stem) for one in media}
-            role.reached |= {path for one in media for path in stems.reached(folder, one, endings)}
+            for one in media:
+                at = role.overridden if any(_listed(one, what)) else role.reached
+                at.update(stems.reached(folder, one, endings))
     for folder, roles in folders.items():
         taken = set(used).union(*(role.reached for role in roles.values()))
         read = set().union(*(role.endings for role in roles.values()))
@@ -70,7 +74,8 @@ def idle_beside(
                     yield IdleFile(role.ref, what, folder, path, OTHER_KIND)
                 continue
             for what, role in roles.items():
-                if path.suffix.lower() in role.endings:
+                of_no_use = path in role.overridden and not any(folder in one.parents for one in taken)  # as is told
+                if path.suffix.lower() in role.endings and not of_no_use:
                     yield IdleFile(role.ref, what, folder, path, _why(path, folder, role))
 
 
@@ -87,7 +92,18 @@ def _folders(
         yield "sound", entry.source, sound_endings(entry) - MEDIA_SUFFIXES["video"] - MEDIA_SUFFIXES["image"]
 
 
+def _listed(one: MediaFile, role: str) -> Sequence[Path | None]:
+    """What a list names for a medium in place of the file of its name."""
+    if role == "sound":
+        return (one.sound,)
+    if role.startswith("mask"):
+        return (one.audio_mask if role == "mask for sound" else one.mask,)
+    return one.reference_audios if "sound" in role else one.references
+
+
 def _why(path: Path, folder: Path, role: _Role) -> str:
+    if path in role.overridden:
+        return OVERRIDDEN
     if name_key(path.stem) not in role.names:
         return NO_MEDIUM
     beside = {name_key(one.stem) for one in role.reached if one.parent == path.parent}

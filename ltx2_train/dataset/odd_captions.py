@@ -21,6 +21,14 @@ _REFUSALS = (
     rf"^There (is|was) no {_SEEN} (attached|provided|uploaded|given)\b",
     rf"^Please (provide|upload|attach)( me)? (the|an?|your) {_SEEN}\b",
     r"^As an AI( language)? (model|assistant|system)(,|\b.*\bI\b)",
+    r"^(I apologize|My apologies),? (but )?I (cannot|can['\u2019]t|am unable to|am not able to|could not) "
+    r"(describe|assist|view|identify|provide|fulfil+|process|caption|analy[sz]e)\b",
+    rf"^I (do not|don['\u2019]t|cannot|can['\u2019]t) see (any|an|the) {_SEEN} "
+    r"(attached|provided|uploaded|here|in (this|your))\b",
+    rf"^(It (seems|appears|looks like)( that)? )?(the|no|your) {_SEEN} "
+    r"(did not|didn['\u2019]t|has not|was not|wasn['\u2019]t|could not|failed)"
+    r"( be| to| been)* (load|loaded|upload|uploaded|attached|provided|shown)\b",
+    r"^As a (large )?language model\b",
     r"^Als (KI|Sprachmodell)\b.*\b(kann|bin|habe|darf) ich\b|^Als Sprachmodell\b",
     r"^(Es )?tut mir leid, (aber )?ich kann .*(Bild|Video|Anfrage|beschreiben)",
     r"^En tant qu['\u2019](IA|intelligence artificielle)\b",
@@ -49,11 +57,15 @@ _FORMS = (
     (re.compile(r"^[\[({]\s*'(?:[^']*'\s*[\])}]|.*'\s*[,:].*[\])}])$"), "a value of Python", "write the text alone"),
     (re.compile(r"^b(['\"]).*\1$"), "a value of Python", "write the text alone"),
     (
-        re.compile(r"^\[\w+\] \w+ ?= ?\S|^(caption|text|prompt|description) ?= ?\S", re.IGNORECASE),
+        re.compile(r"^--- \w+: |^\[\w+\] \w+ ?= ?\S|^(caption|text|prompt|description) ?= ?\S", re.IGNORECASE),
         "a line of settings",
         "write the text alone",
     ),
-    (re.compile(rf"^\S+{_MEDIA} ?[,;|] ?\S", re.IGNORECASE), "a line of a list of files", "write the caption alone"),
+    (
+        re.compile(rf"^\S+{_MEDIA}( ?[,;|:] ?| (?=[a-z\"]))\S", re.IGNORECASE),
+        "a line of a list of files",
+        "write the caption alone",
+    ),
     (
         re.compile(
             r"^(?:(?:IMG|DSCN?|DSCF|VID|MVI|PXL|GOPR|GX|PICT)[_-]?|(?:Screenshot|WhatsApp (?:Image|Video))[_ -])"
@@ -103,7 +115,7 @@ _FORMS = (
     ),
     (
         re.compile(
-            r"^You are an? ((helpful|expert|video|image|vision) )+(assistant|AI|captioner|model)\b"
+            r"^(system )?You are an? ((helpful|expert|video|image|vision) )+(assistant|AI|captioner|model)\b"
             r"|\buser: .*\bassistant: ",
             re.IGNORECASE,
         ),
@@ -122,7 +134,12 @@ _FORMS = (
     ),
     (
         re.compile(
-            r"^(assistant|caption|output|response):\s"
+            r"^(assistant|caption|output|response|prompt|description|answer|option \d|short|long):\s"
+            r"|^title: .* description: "
+            r"|^(certainly|of course|absolutely|sure thing)! "
+            r"|^(okay|ok|got it|alright), (the user|let me (look|think|see|start))\b"
+            r"|\bI hope this (helps|description|caption)\b.{0,40}$"
+            r"|\b(let me know if you(['\u2019]d| would)? (need|like|want|have)|would you like me to)\b.{0,80}[.?!]$"
             r"|^((sure|certainly|of course|absolutely)[!,.] )?here(['\u2019]s| is) (a|an|the|your)\b[^.:]*"
             r"\b(caption|description)( (for|of) (the|this|your) \w+)?:",
             re.IGNORECASE,
@@ -132,7 +149,7 @@ _FORMS = (
     ),
     (
         re.compile(
-            r"^(?:nan|none|null|undefined|n/a|(?-i:TODO)|tbd|no caption|placeholder"
+            r"^(?-i:TODO [a-z])|^(?:nan|none|null|undefined|n/a|(?-i:TODO)|tbd|no caption|placeholder"
             r"|caption here|your caption( here)?)\.?$"
             r"|^(?-i:TODO|FIXME|TBD):|^lorem ipsum\b",
             re.IGNORECASE,
@@ -140,7 +157,16 @@ _FORMS = (
         "what a program writes for nothing",
         "write the caption",
     ),
-    (re.compile(r"^(\w*Error: |Traceback )"), "an error of a program", "write the caption"),
+    (
+        re.compile(
+            r"^(\w*Error: |Traceback |CUDA (error|out of memory)|Rate limit (reached|exceeded)|Error code: \d"
+            r"|HTTP \d{3}\b"
+            r"|Connection (error|refused|reset)|Request timed out|Internal server error)",
+            re.IGNORECASE,
+        ),
+        "an error of a program",
+        "write the caption",
+    ),
     (
         re.compile(r"&(amp|nbsp|lt|gt|quot|apos|#\d+);|</?(p|br|div|span|strong|em)\b[^<>]*>", re.I),
         "HTML",
@@ -168,7 +194,8 @@ _SIGNS = (
     ),
     (
         re.compile(
-            r"<lora:|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}|\|\|\||, BREAK\b|\bBREAK,"
+            r"<lora:|\|\|\||, BREAK\b|\bBREAK,|(?<!\S)--(?:w|h|d|n|f|g|s|ar|v|no|seed|stylize) (?=\S)"
+            r"|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}"
             r"|(?<!\S)__(?!(?:init|main|name|file|call|str|repr|len|iter|next|new|del|dict|doc|all)__)\w+__(?!\w)"
             r"|\bNegative prompt: |\bSteps: \d+, Sampler: "
         ),

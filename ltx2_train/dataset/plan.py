@@ -61,7 +61,7 @@ def plan_dataset(
     for ref in config.refs if only is None else [only]:
         if not ref.entry.from_caches:
             try:
-                of_each[ref], left_out[ref] = _plan_one(ref, events, warnings, found)
+                of_each[ref], left_out[ref] = _plan_one(ref, events, warnings, found, brief)
                 items += of_each[ref]
             except NothingLeft as error:
                 empty[ref], left_out[ref] = error, error.skipped
@@ -115,7 +115,11 @@ def _left_out(skipped: Sequence[Skipped], brief: bool) -> str:
 
 
 def _plan_one(
-    ref: DatasetRef, events: Events, warnings: list[DataNote], found_of: dict[DatasetRef, list[MediaFile]]
+    ref: DatasetRef,
+    events: Events,
+    warnings: list[DataNote],
+    found_of: dict[DatasetRef, list[MediaFile]],
+    brief: bool,
 ) -> tuple[list[Item], list[Skipped]]:
     name, entry = ref.name, ref.entry
     targets, notes = timing.floor_targets(entry.target_frames)
@@ -152,7 +156,7 @@ def _plan_one(
                     items += found
                     if reason:
                         skipped.append(Skipped(candidate.path, reason))
-                    for note in found[0].source.timeline.notes if found else ():
+                    for note in found[0].source.timeline.notes if found and not brief else ():
                         events.message(note)
                     warnings += [DataNote("file", f"{media.path.name} {remark}") for remark in media.remarks if found]
                 events.progress(done, len(ready), candidate.path.name)

@@ -139,6 +139,8 @@ class CachedSamples:
 
     def _sample(self, entry: DatasetSettings, name: CachedName, index: int, key: str) -> Sample | None:
         checker, mode = self.checker, self.checker.mode
+        if mode == "audio" and name.mirrored:
+            return None  # its sound is that of its clip
         path = entry.caches / name.name
         file = CacheFile(path) if path.is_file() else None
         recording = file is not None and VIRTUAL_KEYS[0] in file.keys

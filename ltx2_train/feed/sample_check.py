@@ -58,6 +58,8 @@ class SampleChecker:
         if self.mode == "video" and kind == "audio":
             self.unfit += 1
             return None
+        if self.mode == "audio" and item.flipped:
+            return None  # the sound of a mirrored copy is that of its clip
         latents = None if self.mode == "audio" else self._latents.of(item)
         if latents is not None and not latents.path.is_file() and (reason := self._latents.failure(latents)):
             self.left_out[item.source.path] = reason

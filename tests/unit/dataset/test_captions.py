@@ -162,6 +162,17 @@ def test_a_caption_that_is_a_pointer_of_git_leaves_its_medium_out(tmp_path):
     assert "The caption a.txt is a Git LFS pointer, not the text" in skip.reason
 
 
+def test_the_lines_of_a_talk_with_a_captioner_are_told(tmp_path):
+    unused = set()
+    (tmp_path / "a.txt").write_text("system\nYou are helpful.\nuser\nDescribe.\nassistant\nA wolf howls.")
+    read_captions(tmp_path / "a.txt", unused=unused)
+    assert any("talk with a captioner" in text for text in unused)
+    (tmp_path / "a.txt").write_text("A model\nand a user of the system\nmeet.")
+    unused.clear()
+    read_captions(tmp_path / "a.txt", unused=unused)
+    assert not unused
+
+
 def test_what_is_not_used_of_captions_is_told(tmp_path):
     for name in "ab":
         media.write_image(tmp_path / f"{name}.png", 64, 64)

@@ -35,7 +35,12 @@ from ltx2_train.dataset.plan import plan_dataset
         ),
         *(
             (text, "the talk of a captioner around its caption; leave the caption alone")
-            for text in ("ASSISTANT: a fox", "Sure! Here is a caption: a fox", "Here's a caption for the video: a fox")
+            for text in (
+                "ASSISTANT: a fox",
+                "Sure! Here is a caption: a fox",
+                "Certainly! A fox.",
+                "Here's a caption for the video: a fox",
+            )
         ),
         *(
             (text, "a placeholder, and nothing fills it in; take it out; trigger_word puts a word before each caption")
@@ -49,6 +54,7 @@ from ltx2_train.dataset.plan import plan_dataset
                 "a {red|grey} fox",
                 "a __colour__ fox",
                 "ohwx ||| a fox",
+                "a fox --w 512 --d 4",
             )
         ),
         *(
@@ -213,4 +219,39 @@ def test_what_programs_leave_in_captions_is_told(caption, what):
     ],
 )
 def test_a_right_caption_is_told_nothing(caption):
+    assert odd_form(caption) == ""
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("I apologize, but I cannot describe this image because it shows people.", "refusal"),
+        ("I don't see any image attached. Could you please share it again?", "refusal"),
+        ("It seems that the image did not load.", "refusal"),
+        ("A fox runs. I hope this helps!", "talk"),
+        ("A fox. Let me know if you need any changes!", "talk"),
+        ("Okay, the user wants a caption.", "talk"),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "an error of a program"),
+        ("fox.png: a fox", "a line of a list of files"),
+        ("--- title: fox --- a fox", "a line of settings"),
+        ("TODO describe the fox", "what a program writes for nothing"),
+    ],
+)
+def test_more_of_what_captioners_and_programs_leave(caption, said):
+    assert said in odd_form(caption)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "I apologize, but I can't stay, she says.",
+        "The image did not fade, and the fox runs.",
+        "Okay, a man says, and turns.",
+        "A man shouts: absolutely! and runs",
+        "Let me know, she says, and leaves",
+        "A sign reads Error; a fox walks by -- slowly",
+        "A system user meets a model",
+    ],
+)
+def test_right_captions_that_are_near_them_are_told_nothing(caption):
     assert odd_form(caption) == ""

@@ -466,6 +466,17 @@ def test_sound_of_a_recording_that_is_not_numbers_is_red_wherever_it_is(tmp_path
     assert "not numbers" in red[0].reason
 
 
+def test_a_mask_of_the_folder_that_a_list_overrides_is_named(clips):
+    for name in ("a", "b"):
+        write_image(clips / "masks" / f"{name}.png", 64, 64, caption=None)
+    row = {"video_path": "clips/a.mp4", "caption": "x", "mask_path": "masks/b.png"}
+    (clips / "list.jsonl").write_text(json.dumps(row))
+    entry = {"video_jsonl_file": "list.jsonl", "cache_directory": "cache", "mask_directory": "masks"}
+    table = {"general": {"resolution": 64, "target_frames": [17]}, "datasets": [entry]}
+    told = plan_dataset(DatasetConfig.from_table(table, clips)).warnings
+    assert any("are not used, since the lists name others for their media: a.png" in text for text in told)
+
+
 def test_a_folder_of_which_a_list_uses_nothing_is_told(clips):
     for folder in ("masks", "others"):
         write_image(clips / folder / "a.png", 64, 64, caption=None)
