@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .script_kinds import SETS, SETS_INSIDE, SETS_UP, STRUCTURE, WRITES, is_harmless, only_names
-from .script_lines import ARRAY, SHELLS, TEST, TRAINER, Told, shell_of, shown, statements, whole_lines
+from .script_lines import ARRAY, SHELLS, TEST, TRAINER, Told, shell_of, shown, statements, whole_lines, with_own_folder
 from .script_values import Branch, Values, filled, with_arrays
 from .script_words import WORD, Command, command_of, unquoted, unredirected
 
@@ -46,6 +46,7 @@ _IF_CMD = re.compile(
     r"\s*\S+))\s+(?P<rest>[^({\s].*)$",
     re.IGNORECASE,
 )
+_NEVER = re.compile(r"^\s*(?:if\s+(?:false|\$false|\(\$false\))(?=[\s;)]|$)|while\s+false\b)", re.IGNORECASE)
 _LOOP = re.compile(r"^\s*(?:for|select)\s+(?P<a>[A-Za-z_]\w*)(?=\s+in\b|\s*$)|^\s*foreach\s*\(\s*\$(?P<b>\w+)[^{]*\{?")
 _FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^)]*\)\s*do\s+\(?\s*", re.IGNORECASE)
 _REMARK_INSIDE = re.compile(r"`\s*#[^`]*`")
@@ -129,6 +130,7 @@ class _Reader:
         `shell` its signs tell it."""
         outer = self._is_bash
         shell = shell or shell_of(text)
+        text = with_own_folder(text, shell, "" if self.folder is None else self.folder.as_posix())
         self._is_bash = self.variables.is_bash = shell == "bash"
         for number, line in whole_lines(text, self.told, first, shell):
             bare = line.strip()
@@ -137,6 +139,8 @@ class _Reader:
             for one in statements(line):
                 self._tested, self._hides_command = tested or one.tested, one.hides_command
                 self._follow_blocks(one.text)
+                if any(_NEVER.match(block.branch.condition) for block in self._blocks):
+                    continue
                 if one.text.strip() == f":{self._skipped[0]}":
                     self._skipped = ("", None)
                 branches = [block.branch for block in self._blocks] + [one for one in self._skipped[1:] if one]
@@ -181,7 +185,8 @@ class _Reader:
 
     def _next_arm(self, block: _Block, last: bool) -> None:
         self._arms += 1
-        block.branch = replace(block.branch, last=last, arm=self._arms)
+        condition = "" if _NEVER.match(block.branch.condition) else block.branch.condition
+        block.branch = replace(block.branch, last=last, arm=self._arms, condition=condition)
 
     def _branch(self) -> Branch | None:
         """The condition that decides about the statement, or None."""
@@ -206,6 +211,8 @@ class _Reader:
             self.environment[one["name"]] = filled(unquoted(one["value"]), self.variables, [])
             body = _ENV.sub("", body)[one.end() :]
         if STRUCTURE.match(body):
+            return
+        if re.match(r"(?:source|\.)\s", body) and SETS_UP.search(body):
             return
         if (source := _SOURCE.match(body)) is not None and not _JUMPS.match(body) and not TRAINER.search(body):
             self._source(number, statement, source["file"])
@@ -345,6 +352,12 @@ class _Reader:
         if self._read_inner(number, whole):
             return
         start = begin.end() if (begin := _STARTS.match(whole)) is not None else 0
+        if not self._is_bash:  # PowerShell hands an array on word by word
+            whole = re.sub(
+                r"(?<!\S)\$(\w+)(?!\S)",
+                lambda one: f"@{one[1]}" if self.arrays.find(one[1], exact=False) else one[0],
+                whole,
+            )
         text = filled(whole[:start], self.variables, [])
         text += filled(with_arrays(whole[start:], self.arrays, lacks), self.variables, lacks)
         words = [unquoted(word) for word in unredirected(WORD.findall(text))]
@@ -353,6 +366,11 @@ class _Reader:
         command = command_of(words)
         command.cut_short = _LEFT_OUT.search(body) is not None
         if command.of_trainer:
+            if (branch := self._branch()) is not None and branch.condition and "cache" in command.program:
+                if not any(block.kind == "function" for block in self._blocks):
+                    self.told.notes.append(
+                        f"line {number}: {command.program} stands under a condition; its flags are taken"
+                    )
             self.commands.append(command)
             self._ask(lacks, whole if TRAINER.search(text) else "")
         elif TRAINER.search(text):

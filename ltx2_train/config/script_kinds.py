@@ -22,13 +22,15 @@ WRITES = re.compile(
 )
 # programs whose arguments are names of files, of processes or plain text: a trainer among them is not run
 _NAMERS = frozenset(
-    "[ [[ test rm ls dir cp mv chmod git grep pgrep pkill killall kill ps cat head tail less echo printf which where "
+    "[ [[ : true false test rm ls dir cp mv chmod git grep pgrep pkill killall kill ps cat head tail less echo printf "
+    "which where "
     "mkdir cd touch wc find tar zip scp rsync write-host test-path".split()
 )
 # programs that set nothing of a run
 _PROGRAMS = _NAMERS | frozenset(
     "out-file out-host tee-object choice "
-    "true false : md pwd sleep timeout wait date trap shift return break continue nvidia-smi nvcc free df du uname "
+    "awk sed seq shutdown poweroff reboot yes try catch finally "
+    "md pwd sleep timeout wait date trap shift return break continue nvidia-smi nvcc free df du uname "
     "hostname whoami type command hash ulimit umask module ml chown del rmdir rd pip pip3 conda mamba micromamba apt "
     "apt-get brew yum dnf deactivate activate egrep more sort uniq cut tr htop watch clear cls title color chcp ping "
     "goto tput stat realpath basename dirname unzip 7z aws gsutil rclone huggingface-cli hf wandb tensorboard ray curl "

@@ -28,7 +28,7 @@ _SUCCEEDS = re.compile(
 REMARK = re.compile(r"^\s*(#|::|@?rem\b)", re.IGNORECASE)
 # a statement that only says something to the shell
 _TO_SHELL = re.compile(
-    r"^\s*@?(echo\b(?!.*>)|set -(?!-)|setlocal\b|endlocal\b|pause\b|cd\b|pushd\b|popd\b|exit\b)", re.IGNORECASE
+    r"^\s*@?(echo\b(?!.*>)|set [-+](?!-)|setlocal\b|endlocal\b|pause\b|cd\b|pushd\b|popd\b|exit\b)", re.IGNORECASE
 )
 # what parts the statements of a line; quotes are matched first and so passed over
 _PARTS = re.compile(
@@ -41,7 +41,32 @@ _CASE = re.compile(r"^\s*\(?--?[\w|-]+(?:\s*\|\s*[\w-]+)*\)")  # --rank) of a ca
 # a file that bash writes from the lines that follow, up to a word
 _HERE = re.compile(r"(?<!<)<<-?\s*[\"']?(?P<end>[A-Za-z_]\w*)[\"']?")  # nor <<<, nor a shift of bits
 _INTO = re.compile(r"(?:>>?|\btee(?:\s+-a)?)\s*[\"']?(?P<file>[^\s\"'<>|&;]+)")
-_PRINTS = re.compile(r"^\s*(?:cat|echo|:|printf)\b")
+_PRINTS = re.compile(r"^\s*(?:(?:cat|echo|printf)\b|:(?=\s|$))")
+_BLOCK_REMARK = re.compile(r"<#.*?#>", re.DOTALL)  # of PowerShell
+_LONG_REMARK = re.compile(r"^[ \t]*@?rem\b[^\n]*(?:\^[ \t]*\n[^\n]*)+$", re.IGNORECASE | re.MULTILINE)
+_OF_POWERSHELL = (  # what its scripts write for an array and for a value
+    (re.compile(r"^([ \t]*)(?:\[void\][ \t]*)?\$(\w+)\.Add\((.*)\)[ \t]*$", re.I | re.M), r"\1$\2 += \3"),
+    (
+        re.compile(
+            r"\[(?:System\.)?Collections\.ArrayList\]::new\(\)|New-Object\s+System\.Collections\.ArrayList", re.I
+        ),
+        "@()",
+    ),
+    (
+        re.compile(
+            r"^([ \t]*)\[(?:int|string|double|float|bool|switch|array)(?:\[\])?\][ \t]*(?=\$\w+[ \t]*=)", re.I | re.M
+        ),
+        r"\1",
+    ),
+)
+_OF_SCRIPT = (  # what a script calls its own folder
+    re.compile(
+        r"\$\((?:cd\s+)?\"?\$\(dirname\s+(?:--\s+)?\"?\$(?:0|\{BASH_SOURCE\[0\]\}|\{BASH_SOURCE\}|BASH_SOURCE)\"?\)\"?"
+        r"(?:\s*(?:&&|;)\s*pwd(?:\s+-P)?)?\s*\)"
+    ),
+    re.compile(r"\$\(dirname\s+(?:--\s+)?\"?\$(?:0|\{BASH_SOURCE\[0\]\}|\{BASH_SOURCE\}|BASH_SOURCE)\"?\)"),
+    re.compile(r"\$\{?PSScriptRoot\}?(?!\w)", re.IGNORECASE),
+)
 _POWERSHELL = re.compile(r"^\s*(?:\$(?:env:)?\w+\s*\+?=|param\s*\(|foreach\s*\(|if\s*\(.*\)\s*\{)", re.I | re.M)
 _BASH = re.compile(
     r"^#!|(?:^|;)[ \t]*(?:fi|esac|done)[ \t]*(?:$|[;&|<>)#])|\$[({]|\w\s*\(\)\s*\{|^\s*export\s", re.MULTILINE
@@ -133,6 +158,21 @@ def whole_lines(text: str, told: Told, first: int, shell: str) -> Iterator[tuple
             whole, start = line, number
     if whole:
         yield start, whole
+
+
+def with_own_folder(text: str, shell: str, folder: str) -> str:
+    """`text` without the block remarks of PowerShell, and with `folder` where it names that of the script itself."""
+    if shell == "powershell":  # as many lines as before
+        text = _BLOCK_REMARK.sub(lambda found: "\n" * found[0].count("\n"), text)
+        for form, plain in _OF_POWERSHELL:
+            text = form.sub(plain, text)
+    if shell == "cmd":
+        text = _LONG_REMARK.sub(lambda found: "\n" * found[0].count("\n"), text)
+    if folder:
+        for form in _OF_SCRIPT:
+            text = form.sub(lambda _: folder, text)
+        text = re.sub(r"%~dp0\\?/?", lambda _: f"{folder}/", text, flags=re.IGNORECASE)
+    return text
 
 
 def statements(line: str) -> Iterator[Statement]:

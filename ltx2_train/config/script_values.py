@@ -187,7 +187,7 @@ def _undecided(name: str, known: Known, arms: set[int]) -> list[str]:
     values = [*known.others, known.text]
     alike = os.path.commonprefix([one.split(" ") for one in values if one != _NOTHING])
     rest = [f"... {' '.join(one.split(' ')[len(alike) :])}" if one != _NOTHING else one for one in values]
-    words = " or ".join(shown(one)[1:-1] for one in (rest if len(alike) > 4 else values))
+    words = " or ".join(shown(one)[1:-1] or _NOTHING for one in (rest if len(alike) > 4 else values))
     return [f"${name} ({words}): a condition of the script decides; write its value"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from .script_lines import FLAG
@@ -102,7 +103,9 @@ def _program(words: list[str]) -> tuple[str, list[str], list[str]]:
         module = number and words[number - 1] == "-m" and not word.startswith(_LAUNCHERS)
         if word.endswith(".py") or module:
             flags, others = _launcher(words[:number])
-            return name, [*flags, *words[number + 1 :]], others
+            rest = words[number + 1 :]
+            plain = list(takewhile(lambda one: not one.startswith("-"), rest))
+            return name, [*plain, *flags, *rest[len(plain) :]], others
         if word.startswith("-") and number == 0:
             return "", words, []
     if "simpletuner" in words[0]:

@@ -106,7 +106,7 @@ def test_what_decides_a_value_is_asked_for_with_its_line(text, asked):
 
 
 @pytest.mark.parametrize(
-    "line", ["frobnicate --x 1", "bash prepare.sh", "./prepare.sh a b", "sed -n 1p x", "source other.sh"]
+    "line", ["frobnicate --x 1", "bash prepare.sh", "./prepare.sh a b", "prepare_it -n 1 x", "source other.sh"]
 )
 def test_what_is_not_read_is_named_with_its_line(tmp_path, line):
     written(tmp_path, "d.toml", DATASET)
@@ -221,3 +221,42 @@ def test_what_a_jump_passes_is_a_branch():
     assert read_commands(text.format("echo fox\n")).asked == []
     (asked,) = read_commands(text.format("set RANK=32\n")).asked
     assert "$RANK" in asked
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "rank"),
+    [
+        ("a.ps1", "$rank = 16\n<#\n$rank = 8\n" + TRAIN + "\n#>\n", "$rank"),
+        ("b.sh", f": <<'END'\n{TRAIN}\nEND\n: '\n{TRAIN}\n'\nif false; then\n  {TRAIN}\nfi\n", "16"),
+        ("c.bat", f"rem {TRAIN} ^\n --network_dim 8\n", "16"),
+        ("d.ps1", '$a = @(\n"--network_dim=16"\n)\n', ""),
+        ("e.ps1", '$a = New-Object System.Collections.ArrayList\n[void]$a.Add("--network_dim=16")\n', ""),
+        ("f.ps1", "[int]$rank = 16\n", "$rank"),
+    ],
+)
+def test_what_is_commented_out_does_not_count_and_forms_of_powershell_are_read(name, head, rank):
+    script = read_commands(f"{head}{TRAIN} {f'--network_dim {rank}' if rank else '$a'}", name=name)
+    (command,) = script.commands
+    assert (dict(command.flags)["network_dim"], script.asked) == ("16", [])
+
+
+def test_the_folder_of_the_script_is_known(tmp_path):
+    own = tmp_path.as_posix()
+    for name, path in (
+        ("a.bat", "%~dp0m.safetensors"),
+        ("a.ps1", "$PSScriptRoot/m.safetensors"),
+        ("a.sh", '"$(dirname "$0")/m.safetensors"'),
+        ("a.sh", '"$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/m.safetensors"'),
+    ):
+        script = read_commands(f"python ltx2_train_network.py --ltx2_checkpoint {path}", tmp_path, name)
+        assert (flags_of(script)["ltx2_checkpoint"], script.asked) == (f"{own}/m.safetensors", [])
+
+
+def test_whose_flags_count_is_told_and_an_empty_value_is_none(tmp_path):
+    written(tmp_path, "d.toml", DATASET)
+    cache = "python ltx2_cache_latents.py --dataset_config d.toml --ltx2_mode av"
+    made = import_settings(written(tmp_path, "t.sh", f'{cache}\n{T16} --network_weights ""'))
+    assert made.problems == []
+    assert any("ltx2_mode = av of ltx2_cache_latents counts, and ltx2_train_network does not" in n for n in made.notes)
+    made = import_settings(written(tmp_path, "t.sh", f"if [ -d x ]; then\n  {cache}\nfi\n{T16}"))
+    assert any("line 2: ltx2_cache_latents stands under a condition" in note for note in made.notes)
