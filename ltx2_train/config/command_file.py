@@ -317,8 +317,8 @@ class _Reader:
         except (OSError, UnicodeDecodeError):
             self.unread.append((number, statement))
 
-    def _command(self, number: int, statement: str, body: str) -> None:
-        """Read a command, or find that it is none of a trainer."""
+    def _is_done(self, number: int, statement: str, body: str) -> bool:
+        """Whether a statement is a jump, sets variables in another way, or is of a kind that says nothing of a run."""
         if _DEFAULT.search(body):
             filled(body, self.variables, [])
         if _JUMPS.match(body):
@@ -326,20 +326,26 @@ class _Reader:
                 self._unknown_sets.append(f"line {number} {shown(statement)}")
             else:
                 self._skipped = (_label(body[4:]), self._new_branch(statement))
-            return
+            return True
         if SETS.match(body):
             if re.match(r"set\s+--", body):
                 self._arguments = _sets("@", number, statement)
             self._hide(number, statement, re.findall(r"[A-Za-z_]\w*", body))
-            return
+            return True
         if is_harmless(body) and (not TRAINER.search(body) or (only_names(body) and not self._hides_command)):
             if WRITES.search(body) and "<<" not in body.replace("<<<", ""):
                 self.writes.append((number, statement))
-            return
+            return True
         of_own = body.split()[0] in self._functions and not TRAINER.search(body)
         if of_own or "activate" in body.split()[0].lower():
             if self._hands_on and len(body.split()) > 1:
                 self.asked.append(f"line {number}: {shown(statement)} hands flags to the command. Write them into it")
+            return True
+        return False
+
+    def _command(self, number: int, statement: str, body: str) -> None:
+        """Read a command, or find that it is none of a trainer."""
+        if self._is_done(number, statement, body):
             return
         lacks = []
         if _ALL_ARGUMENTS.search(body):

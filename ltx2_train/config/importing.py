@@ -18,7 +18,7 @@ from ..dataset.dataset_file import DatasetConfig, load_table, without_idle
 from ..dataset.entry import FOLDER_KEYS, FOLDER_LIST_KEYS, SOURCE_KEYS
 from ..dataset.foreign_keys import LISTS, in_form, translate
 from ..dataset.layouts import LIST_NAME, FolderLayout, folder_layout
-from ..dataset.simpletuner import read_backends
+from ..dataset.simpletuner import is_backends, read_backends
 from ..errors import ConfigError, TrainerError
 from ..files import write_texts
 from ..foreign import PROGRAMS
@@ -289,6 +289,11 @@ def _dataset_of(path: Path) -> Any:
     if path.suffix.lower() not in (".toml", ".json"):
         return None
     table = load_table(path)
+    if isinstance(table, list) and table and not is_backends(table):
+        raise ConfigError(
+            f"{path} is a list without instance_data_dir, so none of data backends. A list of media is named in a "
+            "dataset file, as video_jsonl_file, image_jsonl_file, audio_jsonl_file or dataset_file."
+        )
     return table if isinstance(table, list) or is_dataset_table(table) else None
 
 

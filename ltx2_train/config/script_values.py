@@ -153,7 +153,7 @@ def filled(text: str, variables: Values, lacks: list[str]) -> str:
         if text == last:
             break
     text = _SUM.sub(lambda found: _sum(found, variables), text)
-    worked_out = [found[0].lstrip("$") for found in _WORKED_OUT.finditer(text) if _is_worked_out(found[0])]
+    worked_out = [found[0].lstrip("$") or found[0] for found in _WORKED_OUT.finditer(text) if _is_worked_out(found[0])]
     lacks += [unset(name) for name in dict.fromkeys([*used, *worked_out])]
     return text
 
@@ -193,7 +193,7 @@ def _undecided(name: str, known: Known, arms: set[int]) -> list[str]:
 
 def unset(name: str) -> str:
     """A sentence on what a script uses and nobody knows."""
-    return f"{'' if name[0] in '`%@!' else '$'}{name}: the script uses it and does not set it; write its value"
+    return f"{'' if name[0] in '`%@!$' else '$'}{name}: the script uses it and does not set it; write its value"
 
 
 def _sum(found: re.Match[str], variables: Values) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from .script_lines import FLAG
 from .translate import find_row
 
+_OF_TRAINING = ("model.mode", "model.precision", "train.", "lora.", "optimizer.", "schedule.", "sample.")
 _REDIRECTED = re.compile(r"^[\d*]*(?:>>?|<)(?P<to>.*)$|^&>")
 WORD = re.compile(r"""(?:"(?:\\\\|\\"|[^"])*"|'[^']*'|\\[ "']|[^\s"'])+""")
 _OF_PYTHON = ("venv", "virtualenv", "pip")  # which set it up
@@ -132,3 +133,14 @@ def _launcher(words: list[str]) -> tuple[list[str], list[str]]:
         kept = flags if is_accelerate and own != "config_file" and find_row("community", own) is not None else others
         kept += [word, *value]
     return flags, others
+
+
+def of_launchers(commands: Iterable[Command]) -> list[str]:
+    """A note on what the launcher of each command is told."""
+    return [f"{' '.join(one.launched_with)} of its launcher is not taken over" for one in commands if one.launched_with]
+
+
+def is_of_training(name: str) -> bool:
+    """Whether a flag says how is trained, and not how caches are made."""
+    row = find_row("community", name)
+    return row is not None and any(one.startswith(_OF_TRAINING) for one in row.takes)

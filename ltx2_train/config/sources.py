@@ -23,8 +23,8 @@ from ..toml import read_toml
 from .command_file import Script, read_commands
 from .describe import aliases, groups
 from .script_lines import shown
-from .script_words import Command
-from .translate import find_row, known_names, unfold
+from .script_words import Command, is_of_training, of_launchers
+from .translate import known_names, unfold
 from .yaml_file import read_yaml
 
 COMMANDS = (".sh", ".bat", ".cmd", ".ps1", ".txt")
@@ -47,8 +47,6 @@ _NOT_READ = (
     ({"compute_environment"}, "a configuration of accelerate"),
     ({"nodes", "links"}, "a workflow of ComfyUI"),
 )
-
-_OF_TRAINING = ("model.mode", "model.precision", "train.", "lora.", "optimizer.", "schedule.", "sample.")
 
 
 @dataclass
@@ -240,14 +238,10 @@ def _of_commands(path: Path, script: Script) -> SettingsFile:
     flags, problems, more_notes = _collected(path, of_run, training)
     problems = [*_without_flag([*of_run, *others]), *problems]
     notes += [*more_notes, *_of_environment(environment), *_written_before(script, flags)]
-    notes += _of_launchers(of_run)
+    notes += of_launchers(of_run)
     known = {**script.variables, **environment}
     names = dict(flags) | {name: value for name, value in known.items() if name in program_rows("community")}
     return SettingsFile("community", path, list(names.items()), bool(training), others, problems, notes)
-
-
-def _of_launchers(commands: Iterable[Command]) -> list[str]:
-    return [f"{' '.join(one.launched_with)} of its launcher is not taken over" for one in commands if one.launched_with]
 
 
 def _without_flag(commands: Iterable[Command]) -> list[str]:
@@ -336,7 +330,7 @@ def _collected(
     for name, all_given in given.items():
         first = next((one for one in all_given if one[2]), all_given[0])
         flags.append((name, first[1]))
-        if training and not first[2] and _is_of_training(name):
+        if training and not first[2] and is_of_training(name):
             trains = training[0].program or "the command"
             notes.append(f"{name} = {first[1]} of {first[0]} counts, and {trains} does not give it")
         for program, value, _ in all_given:
@@ -345,12 +339,6 @@ def _collected(
             elif value != first[1]:
                 problems.append(f"{name}: {first[0]} says {first[1]}, {program} says {value}; keep one of them")
     return flags, problems, notes
-
-
-def _is_of_training(name: str) -> bool:
-    """Whether a flag says how is trained, and not how caches are made."""
-    row = find_row("community", name)
-    return row is not None and any(one.startswith(_OF_TRAINING) for one in row.takes)
 
 
 def _once(where: str, flags: Iterable[tuple[str, Any]], problems: list[str]) -> dict[str, Any]:

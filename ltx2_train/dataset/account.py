@@ -6,6 +6,7 @@ What nobody uses and nobody has named yet is named here, so that the counts leav
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,12 +62,20 @@ class Account:
         parts = []
         for fate, names in self.fates.items():
             told = f" ({in_groups(names)})" if named and fate in _UNTOLD else ""
-            parts.append(f"{len(names)} {fate}{told}")
-        return f"Of {self.total} {self.unit} in {self.place.name or self.place}: {', '.join(parts) or 'none'}."
+            parts.append(f"{len(names)} {_one_of(fate) if len(names) == 1 else fate}{told}")
+        unit = _one_of(self.unit) if self.total == 1 else self.unit
+        return f"Of {self.total} {unit} in {self.place.name or self.place}: {', '.join(parts) or 'none'}."
 
     def to_json(self) -> dict[str, Any]:
         fates = {fate: len(names) for fate, names in self.fates.items()}
         return {"place": str(self.place), "unit": self.unit, "total": self.total, "fates": fates, "untold": self.untold}
+
+
+def _one_of(nouns: str) -> str:
+    """`nouns` as they are called where there is one."""
+    return re.sub(
+        r"^((?:reference )?(?:video|picture|recording|caption|mask|reference|sound|list|file|row))s\b", r"\1", nouns
+    )
 
 
 def in_groups(names: Sequence[str]) -> str:

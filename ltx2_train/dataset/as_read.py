@@ -81,7 +81,8 @@ class CaptionsAsRead:
         least, middle, most = self.words
         count, media = len(self.captions), len({name for name, _ in self.captions})
         several = f"{count} for {media} media" if count != media else str(count)
-        length = f"{least} words" if least == most else f"{least} to {most} words, {middle} in the middle"
+        between = f", {middle} in the middle" if count > 2 else ""
+        length = f"{least} words" if least == most else f"{least} to {most} words{between}"
         lines = [f"Captions as they are read ({several}; {length}):"]
         different = {text: name for name, text in reversed(self.captions)}
         if len(different) <= ALL_SHOWN:
@@ -90,8 +91,10 @@ class CaptionsAsRead:
                 again = f" ({times[text]} times)" if times[text] > 1 else ""
                 lines.append(f"  {different[text]}: {quoted(text)}{again}")
             return "\n".join(lines)
-        lines.append(f"  shortest, {self.shortest[0]}: {quoted(self.shortest[1])}")
-        lines.append(f"  longest, {self.longest[0]}: {quoted(self.longest[1])}")
+        first = "  " if least == most else "  shortest, "
+        lines.append(f"{first}{self.shortest[0]}: {quoted(self.shortest[1])}")
+        if least != most:
+            lines.append(f"  longest, {self.longest[0]}: {quoted(self.longest[1])}")
         if self.repeated is not None:
             lines.append(f"  {self.repeated[1]} times: {quoted(self.repeated[0])}")
         lines += [f"  unlike the others ({why}), {name}: {quoted(text)}" for name, text, why in self.odd]

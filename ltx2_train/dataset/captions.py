@@ -18,7 +18,8 @@ LARGEST = 1_000_000  # bytes
 TALK = "it looks like the talk with a captioner; leave its caption alone"
 _ROLE = re.compile(r"^(system|user|assistant|model)\s*$", re.MULTILINE)  # alone in its line, as chat templates write it
 TWICE = "a caption that stands in it more than once counts once"
-_KEYS_SHOWN = 8
+_WITHOUT_BLANKS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # signs of scripts that have no blanks between words
+UNREAD_KEY = "not read of it: "  # and its name
 EMPTY_IN_LIST = "an empty one in its list of captions is left out"
 # Control characters, but for white space and the line ends of old and new machines; also what UTF-16 without its mark
 # looks like.
@@ -101,9 +102,7 @@ def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
                 f"{', '.join(map(str, value)) or 'nothing'}. Rename the one with the caption.",
                 path,
             )
-        if others := sorted(repr(str(other)) for other in value if value[other] and other != key):
-            more = f" and {len(others) - _KEYS_SHOWN} more" if len(others) > _KEYS_SHOWN else ""
-            unused.add(f"{key!r} is the caption; not read: {', '.join(others[:_KEYS_SHOWN])}{more}")
+        unused |= {f"{UNREAD_KEY}{other}" for other in value if value[other] and other != key}
         value = value[key]
     values = [one for one in value if one] if isinstance(value, list) else [value]
     if isinstance(value, list) and len(values) < len(value):
@@ -201,5 +200,5 @@ def with_trigger(caption: str, trigger: str) -> str:
 
 
 def _words(text: str) -> str:
-    kept = "".join(ch if ch.isalnum() or ch in "_-" else " " for ch in text.casefold())
+    kept = "".join(ch if ch.isalnum() or ch in "_-" else " " for ch in _WITHOUT_BLANKS.sub(r" \g<0> ", text.casefold()))
     return " ".join(kept.split())

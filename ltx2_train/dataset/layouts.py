@@ -74,6 +74,8 @@ def folder_layout(folder: Path) -> FolderLayout | None:
         return FolderLayout(words, table, rows, [*left, *_left_folders(_folders(folder), "is not looked into")])
     if entries := _entries(folder):
         kinds = " and ".join(f"{kind}s" for kind in _KINDS if any(f"{kind}_directory" in one for one in entries))
+        if own := _REPEATS.fullmatch(folder.absolute().name):
+            entries = [{**entry, "num_repeats": max(1, int(own[1]))} for entry in entries]
         left = [*_left_files(folder), *_left_folders(_folders(folder), "is not looked into; recursive = true takes it")]
         return FolderLayout(f"a folder of {kinds}", {"datasets": entries}, left=left)
     return None

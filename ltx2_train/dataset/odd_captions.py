@@ -26,7 +26,7 @@ _REFUSALS = (
     rf"^I (do not|don['\u2019]t|cannot|can['\u2019]t) see (any|an|the) {_SEEN} "
     r"(attached|provided|uploaded|here|in (this|your))\b",
     rf"^(It (seems|appears|looks like)( that)? )?(the|no|your) {_SEEN} "
-    r"(did not|didn['\u2019]t|has not|was not|wasn['\u2019]t|could not|failed)"
+    r"(did not|didn['\u2019]t|has not|could not|failed)"
     r"( be| to| been)* (load|loaded|upload|uploaded|attached|provided|shown)\b",
     r"^As a (large )?language model\b",
     r"^Als (KI|Sprachmodell)\b.*\b(kann|bin|habe|darf) ich\b|^Als Sprachmodell\b",
@@ -51,7 +51,7 @@ _FORMS = (
         "subtitles",
         "leave the numbers and times out",
     ),
-    (re.compile(r'^[{\[]\s*[{"].*[}\]]$'), "JSON", "write the text alone"),
+    (re.compile(r'^[{\[]\s*(?:\{\s*)?"[^\n]*[}\]]$'), "JSON", "write the text alone"),
     (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
     (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
     (re.compile(r"^[\[({]\s*'(?:[^']*'\s*[\])}]|.*'\s*[,:].*[\])}])$"), "a value of Python", "write the text alone"),
@@ -62,7 +62,7 @@ _FORMS = (
         "write the text alone",
     ),
     (
-        re.compile(rf"^\S+{_MEDIA}( ?[,;|:] ?| (?=[a-z\"]))\S", re.IGNORECASE),
+        re.compile(rf"^\S+{_MEDIA}( ?[,;|] ?|: ?| (?=\"))\S", re.IGNORECASE),
         "a line of a list of files",
         "write the caption alone",
     ),
@@ -136,10 +136,12 @@ _FORMS = (
         re.compile(
             r"^(assistant|caption|output|response|prompt|description|answer|option \d|short|long):\s"
             r"|^title: .* description: "
-            r"|^(certainly|of course|absolutely|sure thing)! "
+            r"|^(certainly|absolutely|of course)! (here|(the|this) (video|image|picture|clip)|below)\b"
             r"|^(okay|ok|got it|alright), (the user|let me (look|think|see|start))\b"
-            r"|\bI hope this (helps|description|caption)\b.{0,40}$"
-            r"|\b(let me know if you(['\u2019]d| would)? (need|like|want|have)|would you like me to)\b.{0,80}[.?!]$"
+            r"|\bI hope this (helps|description|caption)\b[^,]{0,40}$"
+            r"|\blet me know if you(['\u2019]d| would)? (need|like|want|have) (any|me|a|more)\b[^,]{0,60}"
+            r"\b(chang|edit|revis|adjust|detail|version|caption|description|modif)"
+            r"|\bwould you like me to (make|revise|shorten|expand|adjust|change|rewrite|describe|provide|add)\b"
             r"|^((sure|certainly|of course|absolutely)[!,.] )?here(['\u2019]s| is) (a|an|the|your)\b[^.:]*"
             r"\b(caption|description)( (for|of) (the|this|your) \w+)?:",
             re.IGNORECASE,
@@ -149,7 +151,8 @@ _FORMS = (
     ),
     (
         re.compile(
-            r"^(?-i:TODO [a-z])|^(?:nan|none|null|undefined|n/a|(?-i:TODO)|tbd|no caption|placeholder"
+            r"^(?-i:TODO (?:describe|caption|write|fix|add|fill))\b"
+            r"|^(?:nan|none|null|undefined|n/a|(?-i:TODO)|tbd|no caption|placeholder"
             r"|caption here|your caption( here)?)\.?$"
             r"|^(?-i:TODO|FIXME|TBD):|^lorem ipsum\b",
             re.IGNORECASE,
@@ -160,7 +163,7 @@ _FORMS = (
     (
         re.compile(
             r"^(\w*Error: |Traceback |CUDA (error|out of memory)|Rate limit (reached|exceeded)|Error code: \d"
-            r"|HTTP \d{3}\b"
+            r"|HTTP \d{3} (error|[A-Z][a-z]+)$"
             r"|Connection (error|refused|reset)|Request timed out|Internal server error)",
             re.IGNORECASE,
         ),
@@ -174,7 +177,10 @@ _FORMS = (
     ),
     (re.compile(r"<{7} |>{7} |(?:^| )={7} "), "two versions of a text that git could not join", "keep one"),
     (
-        re.compile("|".join(_REFUSALS), re.IGNORECASE),
+        re.compile(
+            rf"^(?!.*(?:, (?:[\w']+ ){{0,3}}sa(?:ys|id)\b|\bsa(?:ys|id),|говорит))(?:{'|'.join(_REFUSALS)})",
+            re.IGNORECASE,
+        ),
         "the refusal of a captioner",
         "write the caption",
     ),
@@ -205,6 +211,10 @@ _SIGNS = (
 )
 
 
+_READ = 4000  # letters of a caption that are looked at
+# what may well be said by somebody in a picture: what is quoted is passed over, too
+_SAID = ("the talk of a captioner around its caption", "the refusal of a captioner")
+
 # letters that stand for bytes of UTF-8 where it was read as a Windows code page, or as the Chinese one
 _PAGES = (
     (
@@ -226,8 +236,9 @@ def odd_form(caption: str) -> str:
 
 def odd_look(caption: str) -> tuple[str, str] | None:
     """The same as two texts; None where it is a caption."""
-    plain = _QUOTED.sub("", caption)
-    found = [(what, mend) for form, what, mend in _FORMS if form.search(caption)]
+    plain = _QUOTED.sub("", caption[:_READ])
+    head = caption[:_READ]
+    found = [(what, mend) for form, what, mend in _FORMS if form.search(plain if what in _SAID else head)]
     found += [(what, mend) for form, what, mend in _SIGNS if form.search(plain)]
     if not found and was_misread(caption):
         found.append(_BROKEN)

@@ -162,11 +162,11 @@ class Fit:
         if longer >= max(NOTICED / item.fps, CODED_SECONDS):
             self._note(LONG_SOUND_MASK, mask, f"({longer:.2f} s)")
 
-    def sound(self, clip: MediaInfo, sound: MediaInfo) -> None:
-        """Look at the sound file `sound` of `clip`."""
-        if abs(sound.duration - clip.duration) > max(OTHER_SECONDS, OTHER_SHARE * clip.duration):
-            topic = LONG_SOUND if sound.duration > clip.duration else SHORT_SOUND
-            self._note(topic, sound, f"({sound.duration:.2f} s, the clip {clip.duration:.2f} s)")
+    def sound(self, seconds: float, sound: MediaInfo) -> None:
+        """Look at the sound file `sound` of a clip that lasts `seconds`."""
+        if abs(sound.duration - seconds) > max(OTHER_SECONDS, OTHER_SHARE * seconds):
+            topic = LONG_SOUND if sound.duration > seconds else SHORT_SOUND
+            self._note(topic, sound, f"({sound.duration:.2f} s, the clip {seconds:.2f} s)")
 
     def useless(self, topic: str, paths: Iterable[Path | None]) -> None:
         """Take down that files which go with a medium have no use beside it, as `topic` says."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
@@ -71,6 +71,7 @@ def plan_dataset(
     skipped = [skip for of_one in left_out.values() for skip in of_one]
     warnings += idle_found(config.refs, of_each)
     warnings += _of_validation(items)
+    warnings += _of_one_caption(found, items)
     told, unused = list[str](), set[Path]()
     if only is None:  # a folder may be that of several datasets
         used = used_beside(items)
@@ -173,6 +174,7 @@ def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -
     yield from _copies(items)
     yield from _without_reference(entry, items)
     yield from _without_mask(entry, items)
+    yield from _in_some_rows(entry, items)
     of_settings = (
         *_of_folders(entry, items),
         *_unreached_lengths(entry, targets, items),
@@ -277,6 +279,38 @@ def _without_mask(entry: DatasetSettings, items: list[Item]) -> list[DataNote]:
         lacking = [item for item in items if item.sound is not None and item.audio_mask is None]
         notes += _lacking(lacking, f"no mask for sound of their name in {entry.audio_mask_directory}")
     return notes
+
+
+def _in_some_rows(entry: DatasetSettings, items: list[Item]) -> list[DataNote]:
+    """A sentence where a list names a mask or a reference sound for some of its media alone."""
+    if not entry.from_a_list:
+        return []
+    seen, heard = [item for item in items if item.kind != "audio"], [item for item in items if item.sound is not None]
+    asked = [
+        ("mask", entry.mask_directory is None, seen, lambda item: item.mask),
+        ("mask for sound", entry.audio_mask_directory is None, heard, lambda item: item.audio_mask),
+        ("reference sound", not entry.reference_audio_directories, heard, lambda item: any(item.reference_audios)),
+    ]
+    notes: list[DataNote] = []
+    for what, unsaid, ones, has in asked:
+        lacking = [item for item in ones if not has(item)]
+        if unsaid and lacking and len(lacking) < len(ones):
+            notes += _lacking(lacking, f"no {what} in their rows of {entry.source.name}, as others have")
+    return notes
+
+
+def _of_one_caption(found: Mapping[DatasetRef, Sequence[MediaFile]], items: Sequence[Item]) -> list[DataNote]:
+    """A sentence on media of several datasets that one caption file is for, such as a clip and its picture."""
+    trained = {item.source.path for item in items}
+    owners: dict[Path, list[Path]] = {}
+    for media in found.values():
+        for one in media:
+            if one.caption_path is not None and one.path in trained:
+                owners.setdefault(one.caption_path, []).append(one.path)
+    shared = [list(dict.fromkeys(of_one)) for of_one in owners.values()]
+    names = [" and ".join(path.name for path in of_one) for of_one in shared if len(of_one) > 1]
+    what = "media of one name train with one caption, which may tell of one of them alone; give each its own name"
+    return [DataNote("settings", what, names=names)] if names else []
 
 
 def used_beside(items: Sequence[Item]) -> set[Path]:

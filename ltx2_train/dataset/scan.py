@@ -15,7 +15,16 @@ from ..media.sound_media import AUDIO_SUFFIXES, UNREAD_SOUNDS
 from ..media.video import UNREAD_VIDEOS, VIDEO_SUFFIXES
 from ..paths import is_run_folder
 from .cache_names import CAPTION, FLIPPED
-from .captions import NOT_TEXT, distinct_captions, parse_replacement, read_captions, rewrite, says_something
+from .captions import (
+    JSON_KEYS,
+    NOT_TEXT,
+    UNREAD_KEY,
+    distinct_captions,
+    parse_replacement,
+    read_captions,
+    rewrite,
+    says_something,
+)
 from .companions import folders_beside
 from .dataset_file import DatasetSettings
 from .entry import LIST_KEYS
@@ -223,6 +232,12 @@ def with_captions(
         ready.append(candidate)
     if candidates:
         warnings += [DataNote("settings", text, name) for text in _of_rules(entry.caption_replace, used)]
+    keys = {text.removeprefix(UNREAD_KEY): odd.pop(text) for text in list(odd) if text.startswith(UNREAD_KEY)}
+    if keys:
+        names = list(dict.fromkeys(one for whose in keys.values() for one in whose))
+        first = sorted(keys, key=lambda key: ("caption" not in key.lower() and key not in JSON_KEYS, key))
+        told = f"{_all_of(names)}: beside the caption these are not read: {_all_of([repr(key) for key in first])}."
+        warnings.append(DataNote("settings", told, name))
     warnings += [DataNote("settings", f"{_all_of(whose)}: {text}.", name) for text, whose in odd.items()]
     return ready
 

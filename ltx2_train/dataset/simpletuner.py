@@ -8,6 +8,7 @@ taken too, with a note: captions by lines, five seconds of a video, square cuts.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,7 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
         if not isinstance(row, Mapping):
             backends.problems.append(f"entry {index + 1} is not an object")
             continue
+        row = _with_numbers(row)
         name = str(row.get("id") or f"entry {index + 1}")
         if wrong := _wrong_types(row):
             backends.problems += [f"{name}: {one}" for one in wrong]
@@ -115,6 +117,20 @@ def read_backends(rows: Sequence[Any], shared: Mapping[str, Any] | None = None, 
     _place(folder, plain)
     backends.table = {"datasets": plain}
     return backends
+
+
+def _with_numbers(row: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """`row` with numbers for texts that are numbers, as config.json may have them too."""
+    out: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            value = _with_numbers(value, f"{key}.")
+        elif isinstance(value, str) and f"{group}{key}" in _WHOLE_NUMBERS | _OTHER_NUMBERS:
+            with contextlib.suppress(ValueError):
+                number = float(value)
+                value = int(number) if number.is_integer() else number
+        out[key] = value
+    return out
 
 
 def _wrong_types(row: Mapping[str, Any]) -> list[str]:

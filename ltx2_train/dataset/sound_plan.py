@@ -76,10 +76,14 @@ def clip_sound(
     overridden: bool,
     apart: Path | None = None,
     tracks: tuple[int, ...] = (),
+    by_clock: bool = False,
 ) -> SoundWindow:
-    """The sound of a window of a clip; `overridden`: its frame rate is the user's. `apart`: the file it is in."""
+    """The sound of a window of a clip; `overridden`: its frame rate is the user's. `apart`: the file it is in, which
+    `by_clock` lasts as long as the clip does at that rate, and is not stretched."""
     first, last = window.start, window.start + window.count
-    if line.held:
+    if by_clock:
+        start, end = (media.times[0] + frame / line.fps for frame in (first, last))
+    elif line.held:
         start, end = (media.times[0] + frame / line.fps * line.tempo for frame in (first, last))
     elif line.resampled and not overridden:
         start, end = (media.times[0] + frame / line.fps for frame in (first, last))

@@ -105,21 +105,24 @@ class Cutter:
             self._tell(f"{media.path.name} {NO_SOUND}: {silence}", "sound")
         if entry.audio_source == "none":
             self.fit.useless(UNHEARD, [candidate.sound])
+        overridden, by_clock = entry.source_fps is not None, False
         if apart is not None and not silence:
             with contextlib.suppress(DataError):  # whoever encodes it says so
-                self.fit.sound(media, self.look(apart))
+                heard = self.look(apart)
+                true = line.frames / line.fps  # seconds of the clip at the rate that the user gave
+                by_clock = overridden and abs(heard.duration - true) < abs(heard.duration - media.duration)
+                self.fit.sound(true if by_clock else media.duration, heard)
         tracks: tuple[int, ...] = ()
         if apart is None and not silence:
             tracks, silence = chosen_tracks(media, entry.audio_track)
             self._tell(of_tracks(media, entry.audio_track))
-        overridden = entry.source_fps is not None
         beside = self._companions_of(candidate, media.kind)
         if silence:
             self.fit.useless(MUTE_MASK, [beside.audio_mask])
             self.fit.useless(MUTE_REFERENCE, beside.reference_audios)
         items = []
         for window in cut:
-            sound = None if silence else clip_sound(media, line, window, overridden, apart, tracks)
+            sound = None if silence else clip_sound(media, line, window, overridden, apart, tracks, by_clock)
             pairs = tuple(self._reference(number, media, window, width, height) for number, media in enumerate(shown))
             item = self._item(source, window, (width, height), beside, sound, silence=silence, references=pairs)
             self._check_fit(item)
@@ -223,6 +226,8 @@ class Cutter:
             media = self.look(path)
         except DataError as error:
             raise DataError(f"no {what}: {error}", path) from error
+        if what in ("reference", "mask") and media.kind == "audio":
+            raise DataError(f"no {what}: {path.name} is sound alone. Name a picture or a video.", path)
         rate = self.settings.source_fps or self.settings.target_fps
         return at_rate(media, rate) if media.kind == "video" else media
 

@@ -47,13 +47,13 @@ def only_words(prompts: Sequence[Prompt]) -> list[str]:
 def odd_prompt(about: str, prompt: str) -> str:
     """A sentence, which begins with `about`, on a prompt that was hardly meant as it stands; or ""."""
     if _REMARK.search(prompt):
-        return f"{about} is drawn: in a file, lines that begin with # are no prompts, and no others."
+        return f"{about} is drawn as it stands; only a line of a file that begins with # is no prompt."
     if _WRAPPED.search(prompt):
         return f"{about} is read with its quotes. Leave them out, unless somebody is to say it."
     if _OF_JSON.search(prompt):
         return f"{about} looks like JSON: it is read as it stands."
     if prompt.endswith("\\"):
-        return f"{about} ends in a backslash, and the next line is a prompt of its own. Write each in one line."
+        return f"{about} ends in a backslash, which is read as it stands: a prompt is one line."
     look = odd_look(prompt)
     if look is None or _WEIGHTED.search(prompt) or _CHOICE.search(prompt):
         return ""

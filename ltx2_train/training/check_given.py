@@ -80,8 +80,8 @@ def check_streams(config: RunConfig) -> None:
         named = Path(config.run.folder or ".") / config.run.name
         raise ConfigError(
             f"The run file lies in {lies}, but says run.folder and run.name of {named}: that folder was copied or "
-            f"moved, and {named} would be trained, not this one. To go on here, say --set run.folder={lies.parent} "
-            f"--set run.name={lies.name}, or change both in the file; to go on there, give {named / 'run.toml'}."
+            f'moved, and {named} would be trained, not this one. To go on here, say --set run.folder="{lies.parent}" '
+            f'--set run.name="{lies.name}", or change both in the file; to go on there, give {named / "run.toml"}.'
         )
     mode = config.model.mode
     for stream, settings in (("video", config.video), ("audio", config.audio)):

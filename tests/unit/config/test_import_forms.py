@@ -67,12 +67,12 @@ def test_programs_that_are_not_read_are_called_by_their_names(tmp_path, name, te
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"resolution": "512"}, "resolution needs a number, without quotes (given: '512')"),
+        ({"resolution": "big"}, "resolution needs a number, without quotes (given: 'big')"),
         ({"resolution": True}, "resolution needs a number, without quotes (given: True)"),
         ({"repeats": 2.5}, "repeats needs a whole number, without quotes (given: 2.5)"),
         ({"crop": "false"}, "crop needs true or false, without quotes (given: 'false')"),
         ({"disabled": "false"}, "disabled needs true or false, without quotes (given: 'false')"),
-        ({"video": {"num_frames": "49"}}, "video.num_frames needs a whole number, without quotes (given: '49')"),
+        ({"video": {"num_frames": "49.5"}}, "video.num_frames needs a whole number, without quotes (given: 49.5)"),
         ({"audio": False}, 'audio needs an object, as {"..": ..} (given: False)'),
     ],
 )

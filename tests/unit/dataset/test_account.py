@@ -109,8 +109,8 @@ def test_what_a_data_root_does_not_list_is_named(tmp_path):
     events = Told()
     plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [table]}, tmp_path), events)
     assert [text for text in events.texts if text.startswith("Of ")] == [
-        "Of 1 rows in d: 1 pictures.",
-        "Of 4 files in d: 1 pictures, 2 lists, 1 unused besides (m/ (1)).",
+        "Of 1 row in d: 1 picture.",
+        "Of 4 files in d: 1 picture, 2 lists, 1 unused besides (m/ (1)).",
     ]
 
 

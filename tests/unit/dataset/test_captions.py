@@ -182,7 +182,7 @@ def test_what_is_not_used_of_captions_is_told(tmp_path):
     entry = {"image_directory": ".", "caption_extension": ".json"}
     plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
     assert [warning for warning in plan.warnings if "a.json" in warning] == [
-        "datasets[0]: a.json, b.json: 'caption' is the caption; not read: 'tags', 'text'.",
+        "datasets[0]: a.json, b.json: beside the caption these are not read: 'text', 'tags'.",
         "datasets[0]: a.json, b.json: a caption that stands in it more than once counts once.",
         "datasets[0]: a.json, b.json: an empty one in its list of captions is left out.",
     ]

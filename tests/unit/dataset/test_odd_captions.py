@@ -38,7 +38,7 @@ from ltx2_train.dataset.plan import plan_dataset
             for text in (
                 "ASSISTANT: a fox",
                 "Sure! Here is a caption: a fox",
-                "Certainly! A fox.",
+                "Certainly! Here it is: a fox",
                 "Here's a caption for the video: a fox",
             )
         ),
@@ -251,6 +251,16 @@ def test_more_of_what_captioners_and_programs_leave(caption, said):
         "Let me know, she says, and leaves",
         "A sign reads Error; a fox walks by -- slowly",
         "A system user meets a model",
+        '"Let me know if you need anything," the waiter says',
+        '"Would you like me to dance?" He smiles.',
+        "Would you like me to dance? a man asks",
+        '"I hope this helps," she says.',
+        "Of course! A girl laughs",
+        "HTTP 404 glows in neon",
+        "TODO list on a fridge",
+        "fox.png in the snow",
+        "The video was not shown to the jury",
+        "I can't see the video screen from here, a woman says to her friend.",
     ],
 )
 def test_right_captions_that_are_near_them_are_told_nothing(caption):

@@ -375,3 +375,14 @@ def test_values_in_a_dataset_win_over_general(tmp_path):
 def test_settings_that_cannot_be_are_refused(tmp_path, entry, said):
     with pytest.raises(ConfigError, match=said):
         config(tmp_path, entry)
+
+
+def test_a_sound_of_its_own_that_fits_the_rate_of_the_user_is_not_stretched(tmp_path):
+    write_video(tmp_path / "a.mp4", moving_square(34, 64, 64))
+    (tmp_path / "a.txt").write_text("x")
+    for seconds, used in ((0.68, 0.68), (1.36, 1.36)):
+        write_sound(tmp_path / "a.wav", tone(seconds))
+        entry = {"video_directory": ".", "audio_source": "audio_files", "source_fps": 50, "target_frames": [17]}
+        plan = plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path))
+        assert plan.items[0].sound.seconds == pytest.approx(used, abs=0.05)
+        assert not any("shorter" in text or "longer" in text for text in plan.warnings)

@@ -321,10 +321,10 @@ def test_prompts_are_described_with_what_is_their_own(tmp_path):
     lines = ["A fox --w 96 --h 64 --i a.png", "A hen --g 1 --f 1"]
     prompts = [parse_prompt(line, SETTINGS, tmp_path) for line in lines]
     assert describe_prompts(prompts, "video").splitlines() == [
-        "Prompts of samples as they are read:",
-        '  prompt 1: "A fox" 96x64, 49 frames at 25 a second, seed 42, 30 steps, guidance 4; its own: width, height, '
+        "Prompts of samples as they are read (seed 42, 30 steps):",
+        '  prompt 1: "A fox" 96x64, 49 frames at 25 a second, guidance 4; its own: width, height, '
         'image; given: --i a.png; negative prompt: "ugly"',
-        '  prompt 2: "A hen" 768x512, 1 frame, seed 42, 30 steps, guidance 1; its own: guidance, frames',
+        '  prompt 2: "A hen" 768x512, 1 frame, guidance 1; its own: guidance, frames',
     ]
     many = describe_prompts(prompts[:1] * 20, "audio").splitlines()
     assert many[-2:] == ["  and 8 more", '  negative prompt of each: "ugly"']

@@ -86,7 +86,9 @@ def test_clips_of_caches_alone_may_be_what_the_mode_measures(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"film")
     media = SimpleNamespace(path=tmp_path / "a.mp4")
     silent = SimpleNamespace(
-        dataset=SimpleNamespace(validation=True), kind="video", sound=None, source=SimpleNamespace(media=media)
+        dataset=SimpleNamespace(validation=True),
+        source=SimpleNamespace(media=media),
+        serves=lambda mode: mode != "audio",
     )
     with pytest.raises(ConfigError, match=r"model\.mode = audio"):
         require_media_apart(run, SimpleNamespace(items=[silent], from_caches=()))
