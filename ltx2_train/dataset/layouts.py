@@ -115,9 +115,11 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def _caption_ending(folder: Path) -> str:
-    """That of the captions in `folder`: kohya's scripts look for .caption where they are told nothing."""
-    endings = {path.suffix.lower() for path in _files(folder)}
-    return ".caption" if ".caption" in endings and _CAPTION not in endings else _CAPTION
+    """That of the captions in `folder`: kohya's scripts look for .caption where they are told nothing, and some
+    programs write .json."""
+    media = {path.stem for path in _files(folder) if path.suffix.lower() in _MEDIA}
+    endings = {path.suffix.lower() for path in _files(folder) if path.stem in media}
+    return next((one for one in (_CAPTION, ".caption", ".json") if one in endings), _CAPTION)
 
 
 def _held(folder: Path) -> list[str]:
@@ -169,8 +171,10 @@ def _left_files(folder: Path, where: str = "") -> Iterator[str]:
 
 
 def _left_folders(folders: Sequence[Path], why: str, where: str = "") -> Iterator[str]:
-    holding = [folder for folder in folders if any(path.suffix.lower() in _MEDIA for path, _ in below(folder, True))]
-    yield from _named(holding, why, where)
+    found = {folder: {path.suffix.lower() for path, _ in below(folder, True)} for folder in folders}
+    yield from _named([folder for folder, endings in found.items() if endings & _MEDIA], why, where)
+    texts = [folder for folder, endings in found.items() if not endings & _MEDIA and endings & {_CAPTION, ".caption"}]
+    yield from _named(texts, "holds texts, and captions are looked for beside their media", where)
 
 
 def _named(paths: Collection[Path], why: str, where: str = "") -> Iterator[str]:

@@ -130,7 +130,10 @@ def unused_by_slider(config: RunConfig) -> list[str]:
         idle["sample.strength"] = "sample.strength has no effect: a slider is drawn at each of slider.strengths."
     if not config.sample.wanted and config.slider.strengths != SliderSettings().strengths:
         idle["slider.strengths"] = "slider.strengths has no effect: no samples are drawn (sample.every is 0)."
-    return list(idle.values())
+    targets = config.slider.targets
+    twice = [str(number) for number, one in enumerate(targets, 1) if one in targets[: number - 1]]
+    again = f"slider.targets, number {' and '.join(twice)}: given before, and so counted twice. Set its weight instead."
+    return [*idle.values(), *([again] if twice else [])]
 
 
 def _set(config: RunConfig, name: str) -> bool:

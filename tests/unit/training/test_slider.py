@@ -243,6 +243,8 @@ def test_settings_that_a_slider_has_no_use_for_are_named():
     assert named(cache=cache) == ["cache.latents_dtype", "cache.text_form"]
     strengths = {**TEXTS, "strengths": [0, 1]}
     assert named() == named(sample={"every": 0}) == named(slider=strengths) == []
+    doubled = {**TEXTS, "targets": [*TEXTS["targets"], TEXTS["targets"][0]]}
+    assert "given before" in unused_by_slider(make_run({"slider": doubled}))[0]
     assert named(slider=strengths, sample={"every": 0, "strength": 2}) == ["sample.strength", "slider.strengths"]
 
 
