@@ -122,6 +122,10 @@ class _Reader:
         self._functions: set[str] = set()
         self._outer: list[tuple[Values, Values]] = []
         self._skipped: tuple[str, Branch | None] = ("", None)  # the label that a condition jumps to, past what comes
+        self._at = (0, "")  # the statement that is read, with its line
+        self._changes: list[tuple[str, str]] = []  # each variable that is set, with a sentence that says where
+        self._used: list[tuple[list[_Block], set[str], int]] = []  # of commands: where, what they use, changes before
+        self._labels: dict[str, int] = {}  # changes before each label
         self._hands_on = False  # whether a function hands its own arguments to a command
         self._arguments = ""  # a sentence where the script sets its own arguments
 
@@ -141,8 +145,10 @@ class _Reader:
                 self._follow_blocks(one.text)
                 if any(_NEVER.match(block.branch.condition) for block in self._blocks):
                     continue
-                if one.text.strip() == f":{self._skipped[0]}":
-                    self._skipped = ("", None)
+                if (label := _LABEL.match(one.text)) is not None:
+                    self._labels[label[1].lower()] = len(self._changes)
+                    if label[1] == self._skipped[0]:
+                        self._skipped = ("", None)
                 branches = [block.branch for block in self._blocks] + [one for one in self._skipped[1:] if one]
                 self.variables.arms = self.arrays.arms = {branch.arm for branch in branches}
                 self._read_statement(number, one.text)
@@ -200,6 +206,7 @@ class _Reader:
         return Branch(self._arms, condition=condition, arm=self._arms)
 
     def _read_statement(self, number: int, statement: str) -> None:
+        self._at = (number, statement)
         body = self._led(number, statement)
         if (asked := _IF_CMD.match(body)) is not None and not self._is_bash:
             self._tested, self._condition = True, asked["asked"]
@@ -282,6 +289,20 @@ class _Reader:
         else:
             self.arrays.hide(name, _sets(name, number, statement))
 
+    def _change(self, name: str) -> None:
+        """Take down that a statement sets `name`; a command that uses it in the same loop has it anew in each round."""
+        sentence = _sets(name, *self._at)
+        self._changes.append((name, sentence))
+        for loops, names, _ in self._used:
+            if name in names and any(block in self._blocks for block in loops):
+                self.asked.append(sentence)
+
+    def _turn_back(self, label: str) -> None:
+        """Ask for what is set between a command and a jump back before it."""
+        if (begin := self._labels.get(label)) is not None:
+            for _, names, before in self._used:
+                self.asked += [text for name, text in self._changes[before:] if before >= begin and name in names]
+
     def _assign(self, name: str, value: str, more: bool, windows: bool = False) -> None:
         lacks: list[str] = []
         self._set(self.variables, name, filled(value, self.variables, lacks), lacks, more, windows)
@@ -296,6 +317,7 @@ class _Reader:
         windows: bool = False,
         between: str = "",
     ) -> None:
+        self._change(name)
         others: list[str] = []
         if more and (before := values.find(name, exact=not windows)) is not None:
             others = [f"{one}{between}{text}" for one in before.alternatives]
@@ -322,6 +344,7 @@ class _Reader:
         if _DEFAULT.search(body):
             filled(body, self.variables, [])
         if _JUMPS.match(body):
+            self._turn_back(_label(body[4:]).lower())
             if self._branch() is None or body[:4].lower() == "call":
                 self._unknown_sets.append(f"line {number} {shown(statement)}")
             else:
@@ -372,6 +395,8 @@ class _Reader:
         command = command_of(words)
         command.cut_short = _LEFT_OUT.search(body) is not None
         if command.of_trainer:
+            loops = [block for block in self._blocks if block.kind == "loop"]
+            self._used.append((loops, set(_NAMES.findall(whole)), len(self._changes)))
             if (branch := self._branch()) is not None and branch.condition and "cache" in command.program:
                 if not any(block.kind == "function" for block in self._blocks):
                     self.told.notes.append(
@@ -430,6 +455,7 @@ class _Reader:
 
     def _hide(self, number: int, statement: str, names: Iterable[str]) -> None:
         for name in dict.fromkeys(names):
+            self._change(name)
             self.variables.hide(name, _sets(name, number, statement))
             if self.arrays.find(name) is not None:
                 self.arrays.hide(name, _sets(name, number, statement))
@@ -437,6 +463,10 @@ class _Reader:
 
 def _sets(name: str, number: int, statement: str) -> str:
     return f"${name}: line {number} {shown(statement)} sets it; write its value"
+
+
+_LABEL = re.compile(r"^\s*:(\w+)\s*$")
+_NAMES = re.compile(r"[$%!]\{?(?:env:)?([A-Za-z_]\w*)")
 
 
 def _label(text: str) -> str:

@@ -160,6 +160,11 @@ def whole_lines(text: str, told: Told, first: int, shell: str) -> Iterator[tuple
         yield start, whole
 
 
+def _without_remark_of_cmd(found: re.Match[str]) -> str:
+    within = found.string[: found.start()].rstrip().endswith("^")  # of a command, whose lines go on
+    return found[0] if within else "\n" * found[0].count("\n")
+
+
 def with_own_folder(text: str, shell: str, folder: str) -> str:
     """`text` without the block remarks of PowerShell, and with `folder` where it names that of the script itself."""
     if shell == "powershell":  # as many lines as before
@@ -167,7 +172,7 @@ def with_own_folder(text: str, shell: str, folder: str) -> str:
         for form, plain in _OF_POWERSHELL:
             text = form.sub(plain, text)
     if shell == "cmd":
-        text = _LONG_REMARK.sub(lambda found: "\n" * found[0].count("\n"), text)
+        text = _LONG_REMARK.sub(_without_remark_of_cmd, text)
     if folder:
         for form in _OF_SCRIPT:
             text = form.sub(lambda _: folder, text)

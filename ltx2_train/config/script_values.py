@@ -192,8 +192,10 @@ def _undecided(name: str, known: Known, arms: set[int]) -> list[str]:
 
 
 def unset(name: str) -> str:
-    """A sentence on what a script uses and nobody knows."""
-    return f"{'' if name[0] in '`%@!$' else '$'}{name}: the script uses it and does not set it; write its value"
+    """A sentence on what a script uses and nobody knows, be it not set there or a form that is not worked out."""
+    return (
+        f"{'' if name[0] in '`%@!$' else '$'}{name}: the script uses it, and it is not worked out here; write its value"
+    )
 
 
 def _sum(found: re.Match[str], variables: Values) -> str:

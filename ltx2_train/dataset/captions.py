@@ -16,6 +16,8 @@ REPLACEMENT = "=>"
 JSON_KEYS = ("caption", "text", "prompt", "description")  # of a caption file in JSON, in the order they are looked for
 LARGEST = 1_000_000  # bytes
 TALK = "it looks like the talk with a captioner; leave its caption alone"
+OF_A_TABLE = "it looks like a line of a list of files; write the caption alone"
+_TABBED = re.compile(r"^[^\s\t]+\.\w{3,4}\t")
 _ROLE = re.compile(r"^(system|user|assistant|model)\s*$", re.MULTILINE)  # alone in its line, as chat templates write it
 TWICE = "a caption that stands in it more than once counts once"
 _WITHOUT_BLANKS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # signs of scripts that have no blanks between words
@@ -67,6 +69,7 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
         warning = f"{path.name}: {warning}"
     if unused is not None:
         unused |= {TWICE} if is_repeated(found) else set()
+        unused |= {OF_A_TABLE} if any(_TABBED.search(one) for one in found) else set()
         unused |= {TALK} if any(_ROLE.search(one) for one in found) else set()
     return distinct_captions(found) or [""], warning
 

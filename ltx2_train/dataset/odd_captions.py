@@ -53,6 +53,11 @@ _FORMS = (
     ),
     (re.compile(r'^[{\[]\s*(?:\{\s*)?"[^\n]*[}\]]$'), "JSON", "write the text alone"),
     (re.compile(r"^<(!doctype|html|\?xml)\b", re.IGNORECASE), "a web page", "save its text alone"),
+    (
+        re.compile(r"^(subtitles by|thank(s| you) (so much )?for watching)\b[^,]{0,40}$", re.IGNORECASE),
+        "what a transcriber writes for silence",
+        "write what is heard",
+    ),
     (re.compile(r"^%PDF-\d"), "a PDF", "save its text alone"),
     (re.compile(r"^[\[({]\s*'(?:[^']*'\s*[\])}]|.*'\s*[,:].*[\])}])$"), "a value of Python", "write the text alone"),
     (re.compile(r"^b(['\"]).*\1$"), "a value of Python", "write the text alone"),
@@ -139,8 +144,8 @@ _FORMS = (
             r"|^(certainly|absolutely|of course)! (here|(the|this) (video|image|picture|clip)|below)\b"
             r"|^(okay|ok|got it|alright), (the user|let me (look|think|see|start))\b"
             r"|\bI hope this (helps|description|caption)\b[^,]{0,40}$"
-            r"|\blet me know if you(['\u2019]d| would)? (need|like|want|have) (any|me|a|more)\b[^,]{0,60}"
-            r"\b(chang|edit|revis|adjust|detail|version|caption|description|modif)"
+            r"|\blet me know if you(['\u2019]d| would)? (need|like|want|have) (any|me|a|more|it|this)\b[^,]{0,60}"
+            r"\b(chang|edit|revis|adjust|detail|shorter|longer|version|caption|description|modif)"
             r"|\bwould you like me to (make|revise|shorten|expand|adjust|change|rewrite|describe|provide|add)\b"
             r"|^((sure|certainly|of course|absolutely)[!,.] )?here(['\u2019]s| is) (a|an|the|your)\b[^.:]*"
             r"\b(caption|description)( (for|of) (the|this|your) \w+)?:",
@@ -203,7 +208,7 @@ _SIGNS = (
             r"<lora:|\|\|\||, BREAK\b|\bBREAK,|(?<!\S)--(?:w|h|d|n|f|g|s|ar|v|no|seed|stylize) (?=\S)"
             r"|\([^()]+(?<!\d):\d\.\d+\)|\{[^{}|]+(\|[^{}|]+)+\}"
             r"|(?<!\S)__(?!(?:init|main|name|file|call|str|repr|len|iter|next|new|del|dict|doc|all)__)\w+__(?!\w)"
-            r"|\bNegative prompt: |\bSteps: \d+, Sampler: "
+            r"|\bNegative(?: prompt)?: |\(Word count: \d+\)|\bSteps: \d+, Sampler: "
         ),
         "a prompt with signs of other programs, which are words here",
         "write plain words",

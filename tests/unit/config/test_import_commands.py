@@ -27,7 +27,7 @@ def test_flags_of_the_cache_commands_go_into_the_dataset_file(tmp_path):
         "--ltx2_checkpoint $MODEL --gemma_root $GEMMA\n",
     )
     made = import_settings(path)
-    assert made.problems == ["$GEMMA: the script uses it and does not set it; write its value"]
+    assert made.problems == ["$GEMMA: the script uses it, and it is not worked out here; write its value"]
     assert made.data["general"]["audio_source"] == "audio_files"
     assert made.translation.tables["model"]["checkpoint"] == "m.safetensors"
     assert made.translation.tables["cache"]["tiles"]["chunk_size"] == 16

@@ -72,7 +72,7 @@ def test_the_command_is_found_with_nothing_to_ask(text):
     [
         (f"for r in 8 16; do {TRAIN} --network_dim $r; done", "$r: line 1 `for r in 8 16` sets it; write its value"),
         (f"foreach ($r in 8, 16) {{\n  {TRAIN} --network_dim $r\n}}", "$r: line 1 `foreach ($r in 8, 16) {` sets it"),
-        (f"for %%r in (8 16) do {TRAIN} --network_dim %%r", "%%r: the script uses it and does not set it"),
+        (f"for %%r in (8 16) do {TRAIN} --network_dim %%r", "%%r: the script uses it"),
         (f"N=3\n{TRAIN} --max_train_steps $((100/N))", "$((100/N)): the script uses it"),
         (f'if [ "$1" = x ]; then\n  E="--seed 1"\nfi\n{TRAIN} $E', "$E (nothing or --seed 1): a condition"),
         (f'A=(--seed 7)\nif [ $F ]; then\n  A+=(--seed 8)\nfi\n{TRAIN} "${{A[@]}}"', "$A (--seed 7 or --seed"),
@@ -260,3 +260,24 @@ def test_whose_flags_count_is_told_and_an_empty_value_is_none(tmp_path):
     assert any("ltx2_mode = av of ltx2_cache_latents counts, and ltx2_train_network does not" in n for n in made.notes)
     made = import_settings(written(tmp_path, "t.sh", f"if [ -d x ]; then\n  {cache}\nfi\n{T16}"))
     assert any("line 2: ltx2_cache_latents stands under a condition" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RANK=8\nuntil [ $RANK -gt 64 ]; do\n{}$RANK\n  RANK=$((RANK*2))\ndone",
+        "RANK=8\nwhile true; do {}$RANK; ((RANK++)); done",
+        "RANK=8\nfor s in 1 2; do\n{}$RANK\nlet RANK++\ndone",
+        "@echo off\nset RANK=8\n:loop\n{}%RANK%\nset /a RANK=%RANK%+1\nif %RANK% LSS 9 goto loop",
+    ],
+)
+def test_what_a_loop_changes_behind_the_command_is_asked_for(text):
+    script = read_commands(text.format(f"{TRAIN} --network_dim "))
+    assert any("$RANK" in one and "sets it" in one for one in script.asked)
+    script = read_commands(text.format(f"{TRAIN} --network_dim 16 ; echo "))
+    assert script.asked == []
+
+
+def test_a_remark_of_cmd_within_a_command_is_left_out_and_the_flags_behind_it_count():
+    script = read_commands(f"@echo off\n{TRAIN} ^\n --network_dim 16 ^\n REM half ^\n --network_alpha 8")
+    assert (flags_of(script)["network_dim"], flags_of(script)["network_alpha"]) == ("16", "8")
