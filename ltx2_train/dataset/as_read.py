@@ -114,8 +114,13 @@ class CaptionsAsRead:
 
 def captions_of_items(items: Sequence[Item]) -> CaptionsAsRead | None:
     """The captions of the media of `items`, each once; None where there are no items."""
-    media = {item.text_key: item.source for item in items}.values()
-    return captions_as_read((medium.path.name, one.caption) for medium in media for one in medium.each)
+    media = list({item.text_key: item.source for item in items}.values())
+    names = Counter(medium.path.name for medium in media)
+    return captions_as_read(
+        (name if names[name := medium.path.name] == 1 else f"{medium.path.parent.name}/{name}", one.caption)
+        for medium in media
+        for one in medium.each
+    )
 
 
 def captions_as_read(named: Iterable[tuple[str, str]]) -> CaptionsAsRead | None:

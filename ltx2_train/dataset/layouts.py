@@ -87,7 +87,10 @@ def explain_layout(folder: Path) -> str:
         layout = folder_layout(folder)
     except (OSError, DataError):  # no folder, or one that cannot be opened
         return ""
-    if layout is None or ("num_repeats" not in layout.table["datasets"][0] and not layout.rows):
+    of_sub_folders = (
+        layout is not None and "num_repeats" in layout.table["datasets"][0] and not _REPEATS.fullmatch(folder.name)
+    )
+    if layout is None or not (of_sub_folders or layout.rows):
         return ""
     return f"It holds {layout.words}. `ltx2-train import {folder}` writes a dataset file for them."
 
@@ -171,6 +174,11 @@ def _left_files(folder: Path, where: str = "") -> Iterator[str]:
 
 
 def _left_folders(folders: Sequence[Path], why: str, where: str = "") -> Iterator[str]:
+    links = [folder for folder in folders if folder.is_symlink()]
+    yield from _named(
+        links, "is a link to a folder, and links are not followed; name it as a dataset of its own", where
+    )
+    folders = [folder for folder in folders if folder not in links]
     found = {folder: {path.suffix.lower() for path, _ in below(folder, True)} for folder in folders}
     yield from _named([folder for folder, endings in found.items() if endings & _MEDIA], why, where)
     texts = [folder for folder, endings in found.items() if not endings & _MEDIA and endings & {_CAPTION, ".caption"}]

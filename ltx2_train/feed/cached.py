@@ -7,6 +7,7 @@ that its dataset promises, is left out with a warning, as in the community train
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ..dataset.captions import with_trigger
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
 from ..dataset.items import require_share
+from ..dataset.manifest import MANIFEST_NAME
 from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..dataset.scan import Skipped
@@ -35,8 +37,14 @@ from ..errors import CacheError
 from ..events import Events
 from ..models.positions import slot_places
 from ..objective.audio import virtual_shape
-from ..shapes import AUDIO_BINS, AUDIO_CHANNELS, VIDEO_CHANNELS, LatentShape, VideoShape
-from .cached_names import CachedName, cached_names, passed_over
+from ..shapes import (
+    AUDIO_BINS,
+    AUDIO_CHANNELS,
+    VIDEO_CHANNELS,
+    LatentShape,
+    VideoShape,
+)
+from .cached_names import CachedName, cached_names, first_names, listed_in_manifest, lone_texts, passed_over
 from .sample_check import SampleChecker, up_to_the_last
 from .samples import Sample, SoundBuckets
 
@@ -99,6 +107,7 @@ class CachedSamples:
             if sample is not None:
                 samples.append(sample)
         self._tell_rates(ref, samples)
+        self._tell_found(ref, samples)
         paths = (entry.caches / one for one in names)
         out = [Skipped(path, self.checker.left_out[path]) for path in paths if path in self.checker.left_out]
         require_share(ref, out, len(names))
@@ -115,6 +124,27 @@ class CachedSamples:
             f"folder itself, and their names end in {LATENT_SUFFIX}.",
             "warning",
         )
+
+    def _tell_found(self, ref: DatasetRef, samples: Sequence[Sample]) -> None:
+        """What a folder of caches comes to, and what of it another build left there or is lacking."""
+        tell, entry = self.checker.events.message, ref.entry
+        sizes = Counter("sound alone" if one.kind == "audio" else _size_of(one.shape) for one in samples)
+        media = len({one.text_path for one in samples})
+        of_sizes = ", ".join(f"{count} of {size}" for size, count in sizes.items())
+        tell(f"{ref.name} is read from its caches alone: {len(samples)} samples of {media} media ({of_sizes}).")
+        if entry.cache_files is not None:
+            return
+        if lone := lone_texts(entry):
+            tell(f"{ref.name}: there are captions without latents in {entry.caches}: {first_names(lone)}.", "warning")
+        listed = listed_in_manifest(entry.caches)
+        names = set(cached_names(entry))
+        if listed is not None and (older := sorted(names - listed)):
+            tell(
+                f"{ref.name}: {len(older)} of {len(names)} latents in {entry.caches} are not in the {MANIFEST_NAME} of "
+                f"its last `cache build`, and are used: {first_names(older)}. Name the manifest as data.manifest, or "
+                "take them out.",
+                "warning",
+            )
 
     def _tell_rates(self, ref: DatasetRef, samples: Sequence[Sample]) -> None:
         """Clips of another frame rate than is set for the dataset, and those that no rate is known of."""
@@ -317,6 +347,12 @@ def _require_trigger(entry: DatasetSettings, text: CacheFile) -> None:
             f"{said[:60]}. Leave trigger_word out, or make the caches anew with it",
             text.path,
         )
+
+
+def _size_of(shape: LatentShape) -> str:
+    """Width, height and frames of what was encoded."""
+    video = shape.video()
+    return f"{video.width}x{video.height}x{video.frames}"
 
 
 def _require_one_medium(files: Sequence[CacheFile]) -> None:

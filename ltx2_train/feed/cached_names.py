@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..dataset.cache_names import AUDIO_SUFFIX, FLIPPED, LATENT_SUFFIX, medium_of, text_cache_name
+from ..dataset.cache_names import (
+    AUDIO_SUFFIX,
+    COMPACT_SUFFIX,
+    FLIPPED,
+    LATENT_SUFFIX,
+    TEXT_SUFFIX,
+    medium_of,
+    text_cache_name,
+)
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
-from ..files import below
+from ..dataset.entry_types import LISTS
+from ..dataset.manifest import MANIFEST_NAME
+from ..dataset.notes import SHOWN_AT_MOST
+from ..files import below, parse_json
 
 _NAME = re.compile(
     r"(?P<stem>.+?)(?:_(?P<start>\d{5,})-(?P<count>\d{3,}))?_(?P<width>\d{4,})x(?P<height>\d{4,})_ltx2\.safetensors"
@@ -71,6 +83,30 @@ def cached_names(entry: DatasetSettings) -> list[str]:
     sounds = folder.glob(f"*{AUDIO_SUFFIX}")
     names |= {path.name.removesuffix(AUDIO_SUFFIX) + LATENT_SUFFIX for path in sounds}
     return sorted(name for name in names if not name.startswith("."))  # such as what a Mac leaves on foreign disks
+
+
+def lone_texts(entry: DatasetSettings) -> list[str]:
+    """The media whose captions lie in the cache folder of a dataset, and no latents and no sound."""
+    used = {one.stem for name in cached_names(entry) if (one := CachedName.beside(entry.caches, name)) is not None}
+    texts = {medium_of(path.name) for end in (TEXT_SUFFIX, COMPACT_SUFFIX) for path in entry.caches.glob(f"*{end}")}
+    return sorted(stem for stem in texts - used if stem and not stem.startswith("."))
+
+
+def listed_in_manifest(folder: Path) -> set[str] | None:
+    """The latents of `folder` that the manifest of its last build names; None where there is none that says it."""
+    try:
+        table = parse_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        rows = [row for key in LISTS for row in table.get(key) or []]
+        own = [row for row in rows if (folder / row["cache_directory"]).resolve() == folder.resolve()]
+        return {name for row in own for name in row["cache_files"]} if own else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - SHOWN_AT_MOST} more" if len(names) > SHOWN_AT_MOST else ""
+    return ", ".join(names[:SHOWN_AT_MOST]) + more
 
 
 def passed_over(ref: DatasetRef, config: DatasetConfig) -> list[Path]:

@@ -540,3 +540,22 @@ def test_sound_of_a_mirrored_copy_is_that_of_the_clip(tmp_path):
     plain, mirrored = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path)).items
     assert plain.audio_path == mirrored.audio_path
     assert plain.latent_path != mirrored.latent_path
+
+
+def test_caches_alone_are_counted_and_held_against_the_manifest_beside_them(made):
+    folder, said, events = made.config.datasets[0].caches, [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    write_manifest(made, folder / "dataset_manifest.json")
+    table = {"datasets": [{"cache_only": True, "cache_directory": str(folder)}]}
+    config = DatasetConfig.from_table(table, folder)
+    TrainingSet.open(config, RECIPE, events)
+    assert any("6 samples of 2 media (4 of 64x64x9, 2 of 64x64x17)" in text for text in said), said
+    assert not any("last `cache build`" in text or "without latents" in text for text in said)
+    for path in folder.glob("my_b*_ltx2.safetensors"):
+        path.unlink()
+    (first, *_) = folder.glob("a_00000-009_*_ltx2.safetensors")
+    shutil.copy(first, folder / first.name.replace("00000-009", "00003-009"))
+    said.clear()
+    TrainingSet.open(config, RECIPE, events)
+    assert any("captions without latents" in text and text.endswith(": my_b.") for text in said)
+    assert any("1 of 5 latents" in text and "a_00003-009" in text for text in said)
