@@ -165,8 +165,8 @@ def tell_start(file: LoraFile, trained: Collection[str], events: Events) -> None
     if dropped:
         events.message(
             f"{len(dropped)} of the {len(file.layers)} layers of {file.path.name} are not trained here and are "
-            f"dropped: {_some(dropped)}. To keep them, choose lora.target or lora.include_patterns so that they are "
-            "trained.",
+            f"dropped: {_some(dropped)}. To keep those that this model has, choose lora.target or "
+            "lora.include_patterns so that they are trained.",
             "warning",
         )
     if fresh := len(trained) - len(entries):

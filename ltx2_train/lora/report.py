@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -188,6 +189,11 @@ def _problems(file: LoraFile, modules: list[str], norms: Mapping[str, float]) ->
     if why := does_nothing(file):
         what = "its layers do nothing beside these keys" if strange else "it does nothing"
         problems.append(f"{why[:1].upper()}{why[1:]}: {what}.")
+    spelled = Counter(name.replace(".", "_") for name in file.layers)
+    if twice := [name for name, count in spelled.items() if count > 1]:
+        problems.append(
+            f"{layers_text(len(twice))} stand in it in two spellings, {twice[0]} first: nothing can use both."
+        )
     problems += doubts_of(file)
     if len(file.ranks) > 1:
         shown = ", ".join(map(str, file.ranks[:8])) + (" ..." if len(file.ranks) > 8 else "")

@@ -224,3 +224,12 @@ def test_layers_without_the_alpha_that_others_have_leave_a_doubt_that_is_said_by
         with pytest.raises(ConfigError, match=said):
             tool(tmp_path / "out.safetensors")
     assert inspect_lora(made("b.safetensors", 2.0)).problems == [], "a scale of 1 is what no alpha means"
+
+
+def test_layers_in_two_spellings_are_a_problem(tmp_path):
+    pair = {"lora_A.weight": torch.ones(2, 4), "lora_B.weight": torch.ones(4, 2)}
+    tensors = {f"diffusion_model.transformer_blocks.0.attn1.to_q.{key}": value for key, value in pair.items()}
+    flat = {"lora_down.weight": pair["lora_A.weight"], "lora_up.weight": pair["lora_B.weight"]}
+    tensors |= {f"lora_unet_transformer_blocks_0_attn1_to_q.{key}": value.clone() for key, value in flat.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert any("two spellings" in text for text in inspect_lora(tmp_path / "x.safetensors").problems)
