@@ -14,7 +14,7 @@ numbers, text and tables, and no code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,15 @@ from ..dataset.entry import (
     numbered_caches,
     numbered_folder,
 )
+from ..dataset.manifest import FORMAT, MANIFEST_NAME, MANIFEST_VERSION
 from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.scan import Skipped
 from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded
-from ..files import CLOSED, below
+from ..files import CLOSED, below, write_json
 from ..media.names import is_dir, name_key
-from ..shapes import AudioLatentShape, LatentShape
+from ..shapes import VIDEO_CHANNELS, AudioLatentShape, LatentShape
 from . import cache_file as caches
 from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
 
@@ -64,6 +65,8 @@ class ImportReport:
     folder: Path
     samples: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)  # the latents that were written
+    without_rate: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """Some lines for people."""
@@ -97,7 +100,7 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
         try:
             if (owner := owners.setdefault(name_key(_stem(name)), name)) is not name:
                 raise DataError(f"its caches would have the names of those of {owner.as_posix()}; rename one")
-            _import_one(root, name, out)
+            _import_one(root, name, out, report)
             report.samples += 1
         except DataError as error:
             report.skipped.append(Skipped(path, str(error)))
@@ -112,7 +115,34 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     ]
     if not report.samples:
         raise DataError("Not one sample could be imported.\n" + report.text(), root)
+    _write_list(out, report.files)
+    _tell_rest(report, events)
     return report
+
+
+def _write_list(out: Path, files: Sequence[str]) -> None:
+    """A manifest of what was imported, by which what another import left in the folder is known."""
+    row = {"cache_only": True, "cache_directory": ".", "cache_files": sorted(files)}
+    write_json(out / MANIFEST_NAME, {"format": FORMAT, "version": MANIFEST_VERSION, "datasets": [row]})
+
+
+def _tell_rest(report: ImportReport, events: Events) -> None:
+    """Warn of what an earlier import left in the folder, and of clips whose frame rate nothing says."""
+    folder = report.folder
+    older = sorted({path.name for path in folder.glob(f"*{LATENT_SUFFIX}")} - set(report.files))
+    if older:
+        more = f" and {len(older) - SHOWN_AT_MOST} more" if len(older) > SHOWN_AT_MOST else ""
+        events.message(
+            f"{len(older)} latents in {folder} are of an earlier import, and a dataset with cache_only trains on them, "
+            f"too: {', '.join(older[:SHOWN_AT_MOST])}{more}. Take them out, or import into an empty folder.",
+            "warning",
+        )
+    if report.without_rate:
+        events.message(
+            f"{len(report.without_rate)} of {report.samples} samples do not say their frame rate, "
+            f"{report.without_rate[0]} first: that of target_fps of the dataset is taken, 25 where it is not set.",
+            "warning",
+        )
 
 
 def _tell_unread(root: Path, read: Mapping[str, set[Path]], events: Events) -> None:
@@ -154,7 +184,7 @@ def _is_imported(root: Path, out: Path) -> bool:
     return len(caches) >= len(names) and max(sources, default=0) <= min(caches, default=0)
 
 
-def _import_one(root: Path, name: Path, out: Path) -> None:
+def _import_one(root: Path, name: Path, out: Path, report: ImportReport) -> None:
     condition = _condition_name(name)
     conditions = _load(root / "conditions" / condition) or _load(root / "conditions" / name)
     if conditions is None:
@@ -162,9 +192,9 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
     picture, heard = _load(root / "latents" / name), _load(root / "audio_latents" / name)
     stem, frames = _stem(name), 1
     if picture is not None:
-        latents = _unpatchified(picture)
-        fps = float(picture.get("fps") or 25.0)
-        video = LatentShape(*latents.shape[1:]).video(fps)
+        latents, fps = _unpatchified(picture), float(picture.get("fps") or 0)
+        _require_latents(latents)
+        video = LatentShape(*latents.shape[1:]).video()
         base = video_cache_name(stem, 0, video.frames, video.width, video.height)
     elif heard is not None:
         frames = max(1, round(float(heard.get("duration") or heard["latents"].shape[1] / 25) * 25))
@@ -179,7 +209,11 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
         tensors |= {
             key: torch.tensor(size, dtype=torch.int32) for key, size in zip(caches.VIRTUAL_KEYS, sizes, strict=True)
         }
-    metadata = {"architecture": ARCHITECTURE, "fps": repr(fps), "imported_from": "official trainer"}
+    metadata = {"architecture": ARCHITECTURE, "imported_from": "official trainer"}
+    metadata |= {"fps": repr(fps)} if fps else {}
+    masks = _masks(
+        root, name, (shape.frames, shape.height, shape.width), None if heard is None else heard["latents"].shape[1]
+    )
     write_cache(out / text_cache_name(stem, "compact"), _text(conditions), metadata)
     if heard is not None:
         write_cache(out / audio_cache_name(base), _sound(heard["latents"]), metadata)
@@ -192,11 +226,37 @@ def _import_one(root: Path, name: Path, out: Path) -> None:
         if (voice := _load(folder / name)) is not None:
             path = numbered_folder(out / REFERENCE_AUDIO_FOLDER, number) / audio_cache_name(base)
             write_cache(path, _sound(voice["latents"]), metadata)
-    for folder, named in (("video_masks", mask_cache_name), ("audio_masks", audio_mask_cache_name)):
-        if (mask := _load(root / folder / name)) is not None:
-            write_cache(out / named(base), {MASK_KEY: (mask["mask"] > 0.5).to(torch.uint8)}, metadata)
+    for named, mask in masks:
+        write_cache(out / named(base), {MASK_KEY: mask}, metadata)
     # the latents last: whatever has them is whole
     write_cache(out / base, tensors, metadata)
+    report.files.append(base)
+    report.without_rate += [] if fps else [name.name]
+
+
+def _require_latents(latents: torch.Tensor) -> None:
+    """Raise DataError where latents are none of the video VAE of this model."""
+    if latents.shape[0] != VIDEO_CHANNELS:
+        raise DataError(f"its latents have {latents.shape[0]} channels, not {VIDEO_CHANNELS}")
+    if not bool(torch.isfinite(latents).all()):
+        raise DataError("its latents hold numbers that are not finite; encode it again")
+
+
+def _masks(
+    root: Path, name: Path, shape: tuple[int, ...], steps: int | None
+) -> list[tuple[Callable[[str], str], torch.Tensor]]:
+    """The masks of a sample, each with what its file is called. Raises DataError where one has another shape."""
+    found: list[tuple[Callable[[str], str], torch.Tensor]] = []
+    for folder, named, wanted in (
+        ("video_masks", mask_cache_name, shape),
+        ("audio_masks", audio_mask_cache_name, None if steps is None else (steps,)),
+    ):
+        if (table := _load(root / folder / name)) is not None:
+            mask = (table["mask"] > 0.5).to(torch.uint8)
+            if wanted is not None and tuple(mask.shape) != wanted:
+                raise DataError(f"its mask in {folder} has shape {list(mask.shape)}, not {list(wanted)}")
+            found.append((named, mask))
+    return found
 
 
 def _names(folder: Path) -> set[Path]:

@@ -396,6 +396,8 @@ class _Reader:
         command.cut_short = _LEFT_OUT.search(body) is not None
         if command.of_trainer:
             loops = [block for block in self._blocks if block.kind == "loop"]
+            if loops and not re.match(r"\s*(?:until|while)\b", statement, re.IGNORECASE):
+                self.told.notes.append(f"line {number}: the command stands in a loop, and is taken once")
             self._used.append((loops, set(_NAMES.findall(whole)), len(self._changes)))
             if (branch := self._branch()) is not None and branch.condition and "cache" in command.program:
                 if not any(block.kind == "function" for block in self._blocks):

@@ -216,15 +216,15 @@ def _of_commands(path: Path, script: Script) -> SettingsFile:
         _require_one(path, configs)
         found = _official_file(path.absolute().parent / configs[0].plain[0])
         rest = [f"--{name} of {configs[0].program} is not taken over" for name, _ in configs[0].flags]
-        rest += [
-            f"{' '.join(one.launched_with)} of its launcher is not taken over" for one in configs if one.launched_with
-        ]
+        rest += [*of_launchers(configs), *_written_before(script, [("", configs[0].plain[0])])]
         rest += _passed_over([one for one in commands if one not in configs])
         return replace(found, notes=[*notes, *rest])
     if own := [one for one in commands if one.program == "simpletuner"]:
         _require_one(path, own)
         notes += _passed_over([one for one in commands if one not in own])
         flags, twice, more_notes = _collected(path, own, own)
+        more_notes += [f"{word} is not read; import the settings that it names" for one in own for word in one.plain]
+        more_notes += _written_before(script, [*flags, ("", "config.json")])
         return SettingsFile("simpletuner", path, flags, True, [], twice, [*notes, *more_notes])
     of_run = [one for one in commands if one.program in _OF_A_RUN]
     others = [one for one in commands if one not in of_run and one.program.startswith("ltx2_")]
@@ -282,7 +282,7 @@ def _written_before(script: Script, flags: Iterable[tuple[str, Any]]) -> list[st
         f"line {number} {shown(text)} may write {name}, and what lies there now is read"
         for number, text in script.writes
         for name in sorted(named)
-        if Path(name).suffix in (".toml", ".txt", ".json", ".jsonl", ".yaml")
+        if Path(name).suffix in (".toml", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".safetensors")
         and re.search(rf"(?<![\w.-]){re.escape(name)}", text)
     ]
 

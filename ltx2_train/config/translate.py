@@ -198,7 +198,7 @@ class Translation:
             self._say(shown, value, "not yet", later_words(row.later))
 
     def _taken(self, row: NameRow, value: Any, shown: str) -> None:
-        key = key_of(value)
+        key, given = key_of(value), value
         if key in row.values:
             value = row.values[key]
         elif row.unused(value) and (value is not False or row.values):
@@ -209,7 +209,7 @@ class Translation:
             return
         done = [self.put(setting, typed(setting, value), shown) for setting in row.takes]
         if all(done):
-            self._say(shown, value, "taken", settings=row.takes)
+            self._say(shown, given, "taken", settings=row.takes)
 
     def _converted(self, row: NameRow, value: Any, whole: Mapping[str, Any], shown: str) -> None:
         parts = convert(row.by, value, row.name, whole)

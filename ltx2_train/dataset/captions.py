@@ -178,17 +178,29 @@ def rewrite(
     The replacements whose words are in it are added to `used`.
     """
     for replacement in replacements:
-        find, put = parse_replacement(replacement)
-        before = r"(?<!\w)" if find[0].isalnum() else ""
-        after = r"(?!\w)" if find[-1].isalnum() else ""
-        caption, times = re.subn(before + re.escape(find) + after, lambda _, put=put: put, caption)
+        put = parse_replacement(replacement)[1]
+        caption, times = re.subn(_form_of(replacement), lambda _, put=put: put, caption)
         if times and used is not None:
             used.add(replacement)
     caption = " ".join(caption.split())
     prefix = prefix.strip()
-    if prefix and not caption.startswith(prefix):
+    if prefix and not caption.casefold().startswith(prefix.casefold()):
         caption = f"{prefix} {caption}".strip()
     return with_trigger(caption, trigger)
+
+
+def in_other_letters(caption: str, replacement: str) -> str:
+    """What of `caption` is the words that `replacement` finds but for capitals, and stays; or ""."""
+    form, put = _form_of(replacement), parse_replacement(replacement)[1]
+    rest = re.sub(form, "", caption)
+    found = re.search(form, rest, re.IGNORECASE)
+    return "" if found is None or found[0] == put else found[0]
+
+
+def _form_of(replacement: str) -> str:
+    find = parse_replacement(replacement)[0]
+    before = r"(?<!\w)" if find[0].isalnum() else ""
+    return before + re.escape(find) + (r"(?!\w)" if find[-1].isalnum() else "")
 
 
 def with_trigger(caption: str, trigger: str) -> str:

@@ -20,6 +20,7 @@ from .captions import (
     NOT_TEXT,
     UNREAD_KEY,
     distinct_captions,
+    in_other_letters,
     parse_replacement,
     read_captions,
     rewrite,
@@ -231,7 +232,7 @@ def with_captions(
         candidate.more_captions = tuple(more)
         ready.append(candidate)
     if candidates:
-        warnings += [DataNote("settings", text, name) for text in _of_rules(entry.caption_replace, used)]
+        warnings += [DataNote("settings", text, name) for text in _of_rules(entry.caption_replace, used, ready)]
     keys = {text.removeprefix(UNREAD_KEY): odd.pop(text) for text in list(odd) if text.startswith(UNREAD_KEY)}
     if keys:
         names = list(dict.fromkeys(one for whose in keys.values() for one in whose))
@@ -247,8 +248,24 @@ def _all_of(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN_AT_MOST]) + more
 
 
-def _of_rules(rules: Sequence[str], used: Collection[str]) -> Iterator[str]:
-    """Sentences on rules that are not among those `used`, or change what an earlier one has put in."""
+def _of_capitals(rules: Sequence[str], ready: Sequence[MediaFile]) -> Iterator[str]:
+    """A sentence on each rule that leaves its words in captions where their capitals are others."""
+    for rule in rules:
+        kept = {
+            one.path.name: found
+            for one in ready
+            if (found := in_other_letters(" ".join((one.caption or "", *one.more_captions)), rule))
+        }
+        if kept:
+            seen = repr(next(iter(kept.values())))
+            names = _all_of(list(kept))
+            yield f"caption_replace: {rule!r} leaves {seen} in {len(kept)} captions, as case counts: {names}."
+
+
+def _of_rules(rules: Sequence[str], used: Collection[str], ready: Sequence[MediaFile]) -> Iterator[str]:
+    """Sentences on rules that are not among those `used`, leave words for their capitals in the captions that are
+    `ready`, or change what an earlier one has put in."""
+    yield from _of_capitals(rules, ready)
     for rule in rules:
         if rule not in used:
             yield f"caption_replace: {rule!r} finds nothing in any caption; case counts, and words are found whole."

@@ -141,8 +141,8 @@ class CachedSamples:
         if listed is not None and (older := sorted(names - listed)):
             tell(
                 f"{ref.name}: {len(older)} of {len(names)} latents in {entry.caches} are not in the {MANIFEST_NAME} of "
-                f"its last `cache build`, and are used: {first_names(older)}. Name the manifest as data.manifest, or "
-                "take them out.",
+                f"its last `cache build` or import, and are used: {first_names(older)}. Name the manifest as "
+                "data.manifest, or take them out.",
                 "warning",
             )
 

@@ -122,6 +122,10 @@ def _of_several_runs(files: Sequence[LoraFile]) -> Iterator[str]:
     if len(named) > 1:
         runs = ", ".join(f"{path} of {name}" for name, path in named.items())
         yield f"These are LoRAs of {len(named)} runs ({runs}); a mean is meant for those that one run saved."
+    seeds = {file.metadata["ss_seed"]: file.path.name for file in files if file.metadata.get("ss_seed")}
+    if len(named) <= 1 and len(seeds) > 1:
+        runs = ", ".join(f"{path} with the seed {seed}" for seed, path in seeds.items())
+        yield f"These are LoRAs of {len(seeds)} runs ({runs}); a mean is meant for those that one run saved."
 
 
 def _highest_rank(files: Sequence[LoraFile], last: LoraFile) -> int:

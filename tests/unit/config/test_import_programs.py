@@ -363,8 +363,12 @@ def test_keys_of_samples_and_conditions_of_the_official_yaml_that_nothing_reads_
 
 def test_the_official_command_is_read_behind_its_launcher(tmp_path):
     written(tmp_path, "c.yaml", OFFICIAL)
-    line = "accelerate launch --num_processes 2 --config_file a.yaml scripts/train.py c.yaml"
+    line = "sed -i 's/3/4/' c.yaml\naccelerate launch --num_processes 2 --config_file a.yaml scripts/train.py c.yaml"
     made = import_settings(written(tmp_path, "o.sh", line))
     told = " ".join(made.notes)
     assert "num_processes" in told
+    assert "may write c.yaml" in told
+    assert any(
+        "skip_initial_validation true -> sample.at_start = false" in line for line in made.summary().splitlines()
+    )
     assert "--config_file a.yaml of its launcher is not taken over" in told

@@ -281,3 +281,11 @@ def test_what_a_loop_changes_behind_the_command_is_asked_for(text):
 def test_a_remark_of_cmd_within_a_command_is_left_out_and_the_flags_behind_it_count():
     script = read_commands(f"@echo off\n{TRAIN} ^\n --network_dim 16 ^\n REM half ^\n --network_alpha 8")
     assert (flags_of(script)["network_dim"], flags_of(script)["network_alpha"]) == ("16", "8")
+
+
+def test_a_command_in_a_loop_is_told_and_so_is_what_the_script_does_to_its_files(tmp_path):
+    written(tmp_path, "d.toml", DATASET)
+    head = "ln -sf /x/y.safetensors m.safetensors\nfor s in 1 2; do\n"
+    made = import_settings(written(tmp_path, "t.sh", f"{head}  {T16}\ndone"))
+    assert any("line 3: the command stands in a loop" in note for note in made.notes)
+    assert any("may write m.safetensors" in note for note in made.notes)

@@ -176,6 +176,16 @@ def test_the_lines_of_a_talk_with_a_captioner_are_told(tmp_path):
     assert not unused
 
 
+def test_what_a_rule_leaves_for_its_capitals_is_told_and_a_prefix_is_found_whatever_they_are(tmp_path):
+    for name, text in (("a", "A man walks."), ("b", "There is a man.")):
+        media.write_image(tmp_path / f"{name}.png", 64, 64)
+        (tmp_path / f"{name}.txt").write_text(text)
+    entry = {"image_directory": ".", "caption_replace": ["a man => ohwx"]}
+    plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
+    assert any("'a man => ohwx' leaves 'A man' in 1 captions" in text and "a.png" in text for text in plan.warnings)
+    assert rewrite("A video of a fox", prefix="a video of") == "A video of a fox"
+
+
 def test_what_is_not_used_of_captions_is_told(tmp_path):
     for name in "ab":
         media.write_image(tmp_path / f"{name}.png", 64, 64)

@@ -448,6 +448,8 @@ def test_what_of_an_official_folder_cannot_be_taken_is_named(tmp_path):
     assert [text for level, text in said if level == "warning"] == [
         f"Of {at} the folders depth_latents are not read.",
         f"{at / 'latents' / 'far'} is a link to a folder, which is not followed.",
+        "1 of 2 samples do not say their frame rate, latent_0.pt first: that of target_fps of the dataset is taken, 25 "
+        "where it is not set.",
     ]
 
 
@@ -550,7 +552,7 @@ def test_caches_alone_are_counted_and_held_against_the_manifest_beside_them(made
     config = DatasetConfig.from_table(table, folder)
     TrainingSet.open(config, RECIPE, events)
     assert any("6 samples of 2 media (4 of 64x64x9, 2 of 64x64x17)" in text for text in said), said
-    assert not any("last `cache build`" in text or "without latents" in text for text in said)
+    assert not any("last `cache build` or import" in text or "without latents" in text for text in said)
     for path in folder.glob("my_b*_ltx2.safetensors"):
         path.unlink()
     (first, *_) = folder.glob("a_00000-009_*_ltx2.safetensors")
@@ -559,3 +561,38 @@ def test_caches_alone_are_counted_and_held_against_the_manifest_beside_them(made
     TrainingSet.open(config, RECIPE, events)
     assert any("captions without latents" in text and text.endswith(": my_b.") for text in said)
     assert any("1 of 5 latents" in text and "a_00003-009" in text for text in said)
+
+
+def test_what_an_earlier_import_left_is_told_by_the_next_and_by_training(tmp_path):
+    official(tmp_path / "root")
+    import_official(tmp_path / "root", tmp_path / "out")
+    (tmp_path / "root" / "latents" / "sub" / "clip.pt").unlink(missing_ok=True)
+    for path in (tmp_path / "root").rglob("clip.pt"):
+        path.unlink()
+    said, events = [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    import_official(tmp_path / "root", tmp_path / "out", events)
+    assert any("1 latents in" in text and "are of an earlier import" in text for text in said), said
+    said.clear()
+    table = {"datasets": [{"cache_only": True, "cache_directory": str(tmp_path / "out")}]}
+    TrainingSet.open(DatasetConfig.from_table(table, tmp_path), CacheRecipe(mode="av"), events)
+    assert any("1 of 2 latents" in text and "last `cache build` or import" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("latents", lambda table: table | {"latents": table["latents"] * torch.nan}, "not finite"),
+        ("latents", lambda table: table | {"latents": table["latents"][:16]}, "16 channels, not 128"),
+        ("video_masks", lambda table: {"mask": torch.ones(1, 1, 1)}, "its mask in video_masks has shape"),
+    ],
+)
+def test_latents_and_masks_that_do_not_fit_are_left_out_at_import(tmp_path, name, change, reason):
+    official(tmp_path / "root")
+    at = next((tmp_path / "root").rglob("latents"))
+    clip = at / "sub" / "clip.pt"
+    path = at.parent / name / "sub" / "clip.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(change(torch.load(clip)), path)
+    report = import_official(tmp_path / "root", tmp_path / "out")
+    assert any(skip.path.name == "clip.pt" and reason in skip.reason for skip in report.skipped), report.skipped
