@@ -30,6 +30,8 @@ _FOR_ONE = re.compile(
 )
 _ENV = re.compile(r"^\s*(?:/\S*/)?env\s+(?:-\S+\s+)*(?=\w+=)")
 _ALL_ARGUMENTS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*|@args)"?(?!\S)')
+_COMMA = re.compile(r"""(?P<quoted>"[^"]*"|'[^']*')|,""")
+_OF_SHELLS = re.compile(r'(?<!\S)"?(?:\$[@*]|%\*)"?(?!\S)')  # where a script of PowerShell sets $args itself
 # "..." and "(other training args)": a guide's words for flags that it leaves out
 _LEFT_OUT = re.compile(r"(?<!\S)(?:\.\.\.|\([\w ]+\))(?!\S)")
 
@@ -247,7 +249,9 @@ class _Reader:
             inner = re.sub(r"\)\s*$", "", with_arrays(array["inner"], self.arrays, lacks))
             if body.startswith("$") and not re.fullmatch(r"""(?:"[^"]*"|'[^']*'|\$\w+|[\d.]+|[\s,])*""", inner):
                 lacks.append(_sets(array["name"], number, statement))  # words of PowerShell that are run
-            inner = filled(re.sub(r""",(?=\s*["'])""", " ", inner), self.variables, lacks)  # PowerShell has commas
+            if body.startswith("$"):  # PowerShell has commas between words
+                inner = _COMMA.sub(lambda found: found["quoted"] or " ", inner)
+            inner = filled(re.sub(r""",(?=\s*["'])""", " ", inner), self.variables, lacks)
             self._set(self.arrays, array["name"], inner.strip(), lacks, bool(array["more"]), True, " ")
             return True
         if (export := _EXPORT.match(body)) is not None:
@@ -371,13 +375,14 @@ class _Reader:
         if self._is_done(number, statement, body):
             return
         lacks = []
-        if _ALL_ARGUMENTS.search(body):
+        given = _ALL_ARGUMENTS if self.arrays.find("args", exact=False) is None else _OF_SHELLS
+        if given.search(body):
             lacks = [self._arguments] if self._arguments else []
             handed = any(block.kind == "function" for block in self._blocks)
             self._hands_on |= handed and TRAINER.search(body) is not None
             if not lacks and not handed and TRAINER.search(body):
                 self.told.notes.append(f"line {number}: flags that the script is started with are not in the file")
-        whole = _ALL_ARGUMENTS.sub(" ", _LEFT_OUT.sub(" ", body))
+        whole = given.sub(" ", _LEFT_OUT.sub(" ", body))
         if self._read_inner(number, whole):
             return
         start = begin.end() if (begin := _STARTS.match(whole)) is not None else 0

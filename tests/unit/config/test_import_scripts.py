@@ -289,3 +289,12 @@ def test_a_command_in_a_loop_is_told_and_so_is_what_the_script_does_to_its_files
     made = import_settings(written(tmp_path, "t.sh", f"{head}  {T16}\ndone"))
     assert any("line 3: the command stands in a loop" in note for note in made.notes)
     assert any("may write m.safetensors" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("used", ["@args", "$args"])
+def test_arguments_that_a_script_of_powershell_sets_itself_are_its_own(used):
+    script = read_commands(
+        f'$rank = 48\n$args = @("--network_dim", $rank, "--seed", "1,2")\n{TRAIN} {used}', name="t.ps1"
+    )
+    assert (flags_of(script)["network_dim"], script.asked, script.told) == ("48", [], [])
+    assert flags_of(script)["seed"] == "1,2"
