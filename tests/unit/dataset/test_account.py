@@ -124,3 +124,13 @@ def test_what_is_of_no_use_beside_its_medium_is_told_once(tmp_path):
     report = check_dataset(config)
     assert any("media without sound, and have no use: a.wav" in one.reason for one in report.findings)
     assert [one.untold for one in report.accounts] == [[], []]
+
+
+def test_files_of_the_system_are_counted_as_such(tmp_path):
+    write_image(tmp_path / "a.png", 64, 64)
+    for name in ("Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"x")
+    events = Told()
+    table = {"general": {"resolution": 64}, "datasets": [{"image_directory": ".", "cache_directory": "cache"}]}
+    plan_dataset(DatasetConfig.from_table(table, tmp_path), events)
+    assert any(text.endswith("1 picture, 1 caption, 2 hidden or of the system.") for text in events.texts), events.texts
