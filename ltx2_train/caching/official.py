@@ -45,15 +45,16 @@ from ..dataset.scan import Skipped
 from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded
-from ..files import CLOSED, below, write_json
+from ..files import CLOSED, below, digest, write_json
 from ..media.names import is_dir, name_key
 from ..shapes import VIDEO_CHANNELS, AudioLatentShape, LatentShape
 from . import cache_file as caches
-from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, write_cache
+from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, CacheFile, write_cache
 
 MAIN = ("latents", "audio_latents")  # each sample has one of them
 REFERENCES, REFERENCE_SOUNDS = "reference_latents", "reference_audio_latents"
 BESIDE = ("conditions", "video_masks", "audio_masks")
+_PROGRAM = "official trainer"
 TEXT_DTYPE = torch.bfloat16
 _NOT_AS_EXPECTED = (KeyError, ValueError, IndexError, TypeError, AttributeError, RuntimeError)  # as torch says it
 
@@ -209,7 +210,9 @@ def _import_one(root: Path, name: Path, out: Path, report: ImportReport) -> None
         tensors |= {
             key: torch.tensor(size, dtype=torch.int32) for key, size in zip(caches.VIRTUAL_KEYS, sizes, strict=True)
         }
-    metadata = {"architecture": ARCHITECTURE, "imported_from": "official trainer"}
+    mark = digest(*root.resolve().parts[-3:])
+    _require_own(out / text_cache_name(stem, "compact"), mark)
+    metadata = {"architecture": ARCHITECTURE, "imported_from": _PROGRAM, "imported_as": mark}
     metadata |= {"fps": repr(fps)} if fps else {}
     masks = _masks(
         root, name, (shape.frames, shape.height, shape.width), None if heard is None else heard["latents"].shape[1]
@@ -232,6 +235,17 @@ def _import_one(root: Path, name: Path, out: Path, report: ImportReport) -> None
     write_cache(out / base, tensors, metadata)
     report.files.append(base)
     report.without_rate += [] if fps else [name.name]
+
+
+def _require_own(text: Path, mark: str) -> None:
+    """Raise DataError where the caches of that sample are there, and are not of this folder."""
+    if not text.is_file():
+        return
+    said = CacheFile(text).metadata
+    if said.get("imported_from") != _PROGRAM:
+        raise DataError(f"{text.name} is there and was not imported; import into a folder of its own (--out)")
+    if said.get("imported_as", mark) != mark:
+        raise DataError(f"{text.name} is there, imported from another folder; import into a folder of its own (--out)")
 
 
 def _require_latents(latents: torch.Tensor) -> None:

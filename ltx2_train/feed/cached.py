@@ -132,6 +132,12 @@ class CachedSamples:
         media = len({one.text_path for one in samples})
         of_sizes = ", ".join(f"{count} of {size}" for size, count in sizes.items())
         tell(f"{ref.name} is read from its caches alone: {len(samples)} samples of {media} media ({of_sizes}).")
+        if shared := _of_one_text(samples):
+            tell(
+                f"{ref.name}: latents of several media share the text cache of one, and its caption: "
+                f"{first_names(shared)}. Folders with equal names were put together: give each its own.",
+                "warning",
+            )
         if entry.cache_files is not None:
             return
         if lone := lone_texts(entry):
@@ -347,6 +353,15 @@ def _require_trigger(entry: DatasetSettings, text: CacheFile) -> None:
             f"{said[:60]}. Leave trigger_word out, or make the caches anew with it",
             text.path,
         )
+
+
+def _of_one_text(samples: Sequence[Sample]) -> list[str]:
+    """The latents of samples whose text cache is that of other media as well, by what the latents were made from."""
+    made: dict[Path, dict[str, str]] = {}
+    for one in samples:
+        if one.latent_path.is_file() and (source := CacheFile(one.latent_path).origin):
+            made.setdefault(one.text_path, {})[source] = one.latent_path.name
+    return [name for sources in made.values() if len(sources) > 1 for name in sources.values()]
 
 
 def _size_of(shape: LatentShape) -> str:

@@ -596,3 +596,29 @@ def test_latents_and_masks_that_do_not_fit_are_left_out_at_import(tmp_path, name
     torch.save(change(torch.load(clip)), path)
     report = import_official(tmp_path / "root", tmp_path / "out")
     assert any(skip.path.name == "clip.pt" and reason in skip.reason for skip in report.skipped), report.skipped
+
+
+def test_an_import_does_not_replace_caches_of_another_folder(tmp_path):
+    for name in ("one", "two"):
+        official(tmp_path / name / "root")
+    out = tmp_path / "out"
+    assert import_official(tmp_path / "one" / "root", out).samples == 2
+    assert import_official(tmp_path / "one" / "root", out).samples == 2
+    with pytest.raises(DataError, match="imported from another folder; import into a folder of its own"):
+        import_official(tmp_path / "two" / "root", out)
+
+
+def test_latents_of_several_media_that_share_a_caption_are_told(made):
+    folder, said, events = made.config.datasets[0].caches, [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    table = {"datasets": [{"cache_only": True, "cache_directory": str(folder)}]}
+    config = DatasetConfig.from_table(table, folder)
+    TrainingSet.open(config, RECIPE, events)
+    assert not any("share the text cache" in text for text in said), "windows and mirrored copies are of one medium"
+    (first, *_) = folder.glob("a_00000-009_*_ltx2.safetensors")
+    file = CacheFile(first)
+    tensors = {key: file.tensor(key) for key in file.keys}
+    source = json.dumps({**file.record("source"), "sha256": "another"})
+    save_file(tensors, folder / first.name.replace("00000-009", "00003-009"), {**file.metadata, "source": source})
+    TrainingSet.open(config, RECIPE, events)
+    assert any("share the text cache of one" in text and "a_00003-009" in text for text in said)
