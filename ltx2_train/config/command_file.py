@@ -53,6 +53,8 @@ _LOOP = re.compile(r"^\s*(?:for|select)\s+(?P<a>[A-Za-z_]\w*)(?=\s+in\b|\s*$)|^\
 _FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^)]*\)\s*do\s+\(?\s*", re.IGNORECASE)
 _REMARK_INSIDE = re.compile(r"`\s*#[^`]*`")
 _JUMPS = re.compile(r"^(?:goto\s+:?(?!eof\b)|call\s+:)", re.IGNORECASE)
+_LABEL = re.compile(r"^\s*:(\w+)\s*$")  # of cmd.exe
+_NAMES = re.compile(r"[$%!]\{?(?:env:)?([A-Za-z_]\w*)")  # of the variables that a text uses
 _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
 _STARTS = re.compile(r"^.*?(?<!\S)(?=\S*accelerate\s)|^.*?(?<!\S)(?=\S+\.py\b)|^.*?\s(?=-m\s)", re.DOTALL)
@@ -470,10 +472,6 @@ class _Reader:
 
 def _sets(name: str, number: int, statement: str) -> str:
     return f"${name}: line {number} {shown(statement)} sets it; write its value"
-
-
-_LABEL = re.compile(r"^\s*:(\w+)\s*$")
-_NAMES = re.compile(r"[$%!]\{?(?:env:)?([A-Za-z_]\w*)")
 
 
 def _label(text: str) -> str:

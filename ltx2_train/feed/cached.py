@@ -29,7 +29,6 @@ from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings, numbered_caches
 from ..dataset.items import require_share
 from ..dataset.manifest import MANIFEST_NAME
-from ..dataset.notes import SHOWN_AT_MOST
 from ..dataset.plan import DatasetPlan, plan_dataset
 from ..dataset.scan import Skipped
 from ..dataset.windows import IMAGE_FPS
@@ -79,6 +78,8 @@ class CachedSamples:
     def __init__(self, checker: SampleChecker) -> None:
         self.checker = checker
         self.seen = 0
+        self._rates: dict[Path, float | None] = {}  # latents -> the frame rate that they say
+        self._origins: dict[Path, str] = {}  # and the check sum of what they were made from
 
     def of(self, ref: DatasetRef) -> list[Sample]:
         """The samples of a dataset. Raises CacheError where its folder holds none."""
@@ -117,10 +118,9 @@ class CachedSamples:
         folder, lost = ref.entry.caches, passed_over(ref, self.checker.plan.config)
         if not lost:
             return
-        shown = ", ".join(str(path.relative_to(folder)) for path in lost[:SHOWN_AT_MOST])
-        more = f" and {len(lost) - SHOWN_AT_MOST} more" if len(lost) > SHOWN_AT_MOST else ""
+        shown = first_names([str(path.relative_to(folder)) for path in lost])
         self.checker.events.message(
-            f"{ref.name}: {shown}{more} below {folder} {'is' if len(lost) == 1 else 'are'} not used: caches lie in the "
+            f"{ref.name}: {shown} below {folder} {'is' if len(lost) == 1 else 'are'} not used: caches lie in the "
             f"folder itself, and their names end in {LATENT_SUFFIX}.",
             "warning",
         )
@@ -132,7 +132,7 @@ class CachedSamples:
         media = len({one.text_path for one in samples})
         of_sizes = ", ".join(f"{count} of {size}" for size, count in sizes.items())
         tell(f"{ref.name} is read from its caches alone: {len(samples)} samples of {media} media ({of_sizes}).")
-        if shared := _of_one_text(samples):
+        if shared := self._of_one_text(samples):
             tell(
                 f"{ref.name}: latents of several media share the text cache of one, and its caption: "
                 f"{first_names(shared)}. Folders with equal names were put together: give each its own.",
@@ -152,10 +152,18 @@ class CachedSamples:
                 "warning",
             )
 
+    def _of_one_text(self, samples: Sequence[Sample]) -> list[str]:
+        """The latents of samples whose text cache is that of other media too, by what the latents were made from."""
+        made: dict[Path, dict[str, str]] = {}
+        for one in samples:
+            if source := self._origins.get(one.latent_path):
+                made.setdefault(one.text_path, {})[source] = one.latent_path.name
+        return [name for sources in made.values() if len(sources) > 1 for name in sources.values()]
+
     def _tell_rates(self, ref: DatasetRef, samples: Sequence[Sample]) -> None:
         """Clips of another frame rate than is set for the dataset, and those that no rate is known of."""
         clips = [one for one in samples if one.kind == "video"]
-        known = {one.key: frame_rate(CacheFile(one.latent_path)) for one in clips}
+        known = {one.key: self._rates.get(one.latent_path) for one in clips}
         rates = {rate for rate in known.values() if rate is not None}
         said = ref.entry.target_fps if "target_fps" in ref.entry.model_fields_set else None
         if said is not None and (others := sorted(rates - {said})):
@@ -206,11 +214,13 @@ class CachedSamples:
             return None
         _require_trigger(entry, caption_file)
         _require_one_medium([one for one in (file, heard, caption_file) if one is not None])
+        self._rates[path] = stated = frame_rate(file)
+        self._origins[path] = "" if file is None else file.origin
         rate = IMAGE_FPS if kind == "image" else entry.target_fps
         return Sample(
             key=key,
             shape=shape,
-            fps=frame_rate(file) or rate,
+            fps=stated or rate,
             caption=caption_file.metadata.get("caption", caption_file.metadata.get("caption1", "")),
             latent_path=path,
             text_path=caption_file.path,
@@ -353,15 +363,6 @@ def _require_trigger(entry: DatasetSettings, text: CacheFile) -> None:
             f"{said[:60]}. Leave trigger_word out, or make the caches anew with it",
             text.path,
         )
-
-
-def _of_one_text(samples: Sequence[Sample]) -> list[str]:
-    """The latents of samples whose text cache is that of other media as well, by what the latents were made from."""
-    made: dict[Path, dict[str, str]] = {}
-    for one in samples:
-        if one.latent_path.is_file() and (source := CacheFile(one.latent_path).origin):
-            made.setdefault(one.text_path, {})[source] = one.latent_path.name
-    return [name for sources in made.values() if len(sources) > 1 for name in sources.values()]
 
 
 def _size_of(shape: LatentShape) -> str:

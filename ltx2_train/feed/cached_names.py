@@ -26,8 +26,6 @@ from ..files import below, parse_json
 _NAME = re.compile(
     r"(?P<stem>.+?)(?:_(?P<start>\d{5,})-(?P<count>\d{3,}))?_(?P<width>\d{4,})x(?P<height>\d{4,})_ltx2\.safetensors"
 )
-
-
 _LIKE_ONE = re.compile(r"_\d{4,}x\d{4,}_ltx2")  # with whatever behind
 
 
