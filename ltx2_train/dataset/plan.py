@@ -94,7 +94,7 @@ def _of_validation(items: Sequence[Item]) -> list[DataNote]:
     """A sentence where media for validation are trained on, or copies of what is."""
     seen = seen_in_training(*({item.source.path for item in items if item.validation == one} for one in (True, False)))
     names = [path.name if path == other else f"{path.name} is {other.name}" for path, other in seen.items()]
-    what = f"{len(names)} files of the validation are trained on as well, and their loss tells what is known by heart"
+    what = f"{len(names)} files of the validation are trained on as well, where what is known by heart looks well"
     return [DataNote("copy", what, names=names)] if names else []
 
 

@@ -68,7 +68,7 @@ from .fit import Facts, MemoryPlan, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan, require_format
 from .fit.machine import EVERYTHING
 from .fit.work import largest_batch, of_batch
-from .held_out import require_apart, require_validation, tell_fewer, validation_clips
+from .held_out import require_apart, require_validation, tell_drawn_apart, tell_fewer, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
 from .lora_files import is_whole, list_loras, lora_name
 from .optimizing import check_optimizer
@@ -572,6 +572,7 @@ def _open_data(config: RunConfig, dataset: DatasetConfig, files: BaseFiles, even
     data = open_data(config, files.recipe(config, dino=False), events, dataset)
     require_samples_used(config, data)
     require_apart(config, data)
+    tell_drawn_apart(config, data, events)
     tell_fewer(config, len(data.validation), events)
     check_samples(config, data.samples, events)
     check_samples(config, validation_clips(config, data), events, held_out=True)

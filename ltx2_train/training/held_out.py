@@ -5,8 +5,7 @@ Needed before anything is loaded; what is measured on them is in validation.py.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from ..caching.cache_file import CacheFile
 from ..config import RunConfig
@@ -68,18 +67,34 @@ def require_apart(config: RunConfig, data: TrainingSet) -> None:
         raise _no_use(config)
     if not clips:
         return
-    trained: dict[str, Sample] = {}
-    for sample in data.samples:
-        if source := _source(sample):
-            trained.setdefault(source, sample)
-    both = {clip.key: trained[source].key for clip in clips if (source := _source(clip)) in trained}
-    if both:
+    if both := _trained_as_well(clips, data):
         clip, other = next(iter(both.items()))
         more = f" So are {len(both) - 1} more." if len(both) > 1 else ""
         raise ConfigError(
             f"{clip} of the validation is made from the same file as {other}, which is trained on, so what was learned "
             f"by heart would look well.{more} Take it out of [[validation_datasets]] or of [[datasets]]."
         )
+
+
+def tell_drawn_apart(config: RunConfig, data: TrainingSet, events: Events) -> None:
+    """Say where clips of the validation that samples are drawn of are trained on as well, by what their caches say."""
+    count = config.sample.validation_clips if config.sample.wanted and not config.validation.wanted else 0
+    if both := _trained_as_well(data.validation[:count], data):
+        clip, other = next(iter(both.items()))
+        more = f", and so are {len(both) - 1} more" if len(both) > 1 else ""
+        events.message(
+            f"{clip} of the validation is made from the same file as {other}, which is trained on{more}: their samples "
+            "show what was learned by heart.",
+            "warning",
+        )
+
+
+def _trained_as_well(clips: Sequence[Sample], data: TrainingSet) -> dict[str, str]:
+    """Of `clips` those whose medium is trained on: their keys, and those of the samples that are."""
+    if not clips:
+        return {}
+    trained = {source: sample.key for sample in reversed(data.samples) if (source := _source(sample))}
+    return {clip.key: trained[source] for clip in clips if (source := _source(clip)) in trained}
 
 
 def require_media_apart(config: RunConfig, plan: DatasetPlan) -> None:
@@ -107,5 +122,4 @@ def require_media_apart(config: RunConfig, plan: DatasetPlan) -> None:
 def _source(sample: Sample) -> str:
     """The content hash of the medium that a sample was made from; "" where another program's cache does not say."""
     path = sample.audio_path if sample.kind == "audio" and sample.audio_path is not None else sample.latent_path
-    record = json.loads(CacheFile(path).metadata.get("source") or "{}")
-    return str(record.get("sha256") or "") if isinstance(record, Mapping) else ""
+    return CacheFile(path).origin

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ltx2_train.config import make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
+from ltx2_train.files import write_tensors
 from ltx2_train.training import metrics
 from ltx2_train.training.chart import chart_image
-from ltx2_train.training.held_out import require_media_apart, tell_fewer
+from ltx2_train.training.held_out import require_apart, require_media_apart, tell_drawn_apart, tell_fewer
 from ltx2_train.training.metrics import KEPT_ROWS, MetricsLog
 from ltx2_train.training.validation import rising, sigmas_of
 
@@ -107,3 +110,21 @@ def test_more_clips_than_are_held_out_are_told():
         "validation.clips is 3, and the [[validation_datasets]] hold 2",
         "sample.validation_clips is 3, and the [[validation_datasets]] hold 2",
     ]
+
+
+def test_clips_that_samples_are_drawn_of_and_that_are_trained_on_are_told(tmp_path):
+    samples = []
+    for name, source in (("a", "1"), ("b", "2"), ("c", "2")):
+        write_tensors(tmp_path / name, {"x": torch.zeros(1)}, {"source": json.dumps({"sha256": source})})
+        samples.append(SimpleNamespace(key=name, kind="video", latent_path=tmp_path / name, audio_path=None))
+    data, said, events = SimpleNamespace(samples=samples[:2], validation=samples[2:]), [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    for every, told in ((1, 1), (0, 0)):
+        said.clear()
+        tell_drawn_apart(make_run({"sample": {"every": every, "validation_clips": 1}}), data, events)
+        assert (
+            len([text for text in said if text.startswith("c of the validation is made from the same file as b")])
+            == told
+        )
+    with pytest.raises(ConfigError, match="c of the validation is made from the same file as b"):
+        require_apart(make_run({"validation": {"every": 1}}), data)
