@@ -14,6 +14,7 @@ numbers, text and tables, and no code.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ from .cache_file import ARCHITECTURE, AUDIO_LENGTH_KEY, MASK_KEY, CacheFile, wri
 MAIN = ("latents", "audio_latents")  # each sample has one of them
 REFERENCES, REFERENCE_SOUNDS = "reference_latents", "reference_audio_latents"
 BESIDE = ("conditions", "video_masks", "audio_masks")
+_SKIPPED_SHOWN = 40
 _PROGRAM = "official trainer"
 TEXT_DTYPE = torch.bfloat16
 _NOT_AS_EXPECTED = (KeyError, ValueError, IndexError, TypeError, AttributeError, RuntimeError)  # as torch says it
@@ -72,7 +74,9 @@ class ImportReport:
     def summary(self) -> str:
         """Some lines for people."""
         lines = [f"{self.samples} samples imported into {self.folder}, {len(self.skipped)} left out"]
-        return "\n".join([*lines, *(f"  {skip.path.name}: {skip.reason}" for skip in self.skipped[:SHOWN_AT_MOST])])
+        lines += [f"  {skip.path.name}: {skip.reason}" for skip in self.skipped[:_SKIPPED_SHOWN]]
+        more = len(self.skipped) - _SKIPPED_SHOWN
+        return "\n".join([*lines, *([f"  and {more} more"] if more > 0 else [])])
 
     def text(self) -> str:
         """The same, with the dataset entry to use."""
@@ -115,7 +119,7 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
         for name in sorted(names[folder] - used)
     ]
     if not report.samples:
-        raise DataError("Not one sample could be imported.\n" + report.text(), root)
+        raise DataError("Not one sample could be imported.\n" + report.summary(), root)
     _write_list(out, report.files)
     _tell_rest(report, events)
     return report
@@ -324,7 +328,9 @@ def _load(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of pickles that are refused anyway
+            warnings.simplefilter("ignore", UserWarning)
+            table = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its reader meets
         raise DataError(f"{path} is damaged or holds more than tensors: {type(error).__name__}.", path) from error
     if not isinstance(table, dict):

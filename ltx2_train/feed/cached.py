@@ -63,6 +63,14 @@ def cached_captions(entry: DatasetSettings) -> Iterator[str]:
                 break
 
 
+def are_unsaid(config: DatasetConfig) -> bool:
+    """Whether all datasets of `config` are caches alone that are there, and none of these says its caption."""
+    entries = config.datasets
+    if not all(entry.from_caches and cached_names(entry) for entry in entries):
+        return False
+    return not any(True for entry in entries for _ in cached_captions(entry))
+
+
 def dataset_captions(config: DatasetConfig, events: Events | None = None, plan: DatasetPlan | None = None) -> list[str]:
     """The first captions of the media that are trained on; `plan` spares planning. Raises DataError."""
     plan = plan or plan_dataset(config, events)

@@ -22,11 +22,16 @@ def training_prompts(run: RunConfig, data: TrainingSet, version: str) -> list[Pr
         return []
     captions = list(dict.fromkeys(sample.caption for sample in data.samples if sample.caption))[:CAPTIONS]
     if settings.prompts is None and not captions:
-        raise ConfigError(
-            "sample.prompts is not set, and the caches of this dataset do not say their captions, as after "
-            "`ltx2-train cache import`. Name prompts in sample.prompts, or set sample.every to 0."
-        )
+        raise unsaid_captions()
     return read_prompts(settings, captions) + validation_prompts(data.validation, run, settings)
+
+
+def unsaid_captions() -> ConfigError:
+    """What is raised where captions are to be drawn, and the caches of a dataset do not say them."""
+    return ConfigError(
+        "sample.prompts is not set, and the caches of this dataset do not say their captions, as after "
+        "`ltx2-train cache import`. Name prompts in sample.prompts, or set sample.every to 0."
+    )
 
 
 def prompts_ahead(run: RunConfig, data: TrainingSet, version: str) -> list[Prompt]:

@@ -24,6 +24,7 @@ from ..errors import ConfigError, RunError
 from ..events import Events, Passing
 from ..families import FAMILIES, VERSIONS
 from ..feed.batches import BatchOrder
+from ..feed.cached import are_unsaid
 from ..feed.loader import TrainingSet
 from ..full.choose import chosen_weights
 from ..lora.effect import why_idle
@@ -35,7 +36,7 @@ from ..lora.loftq import loftq_for
 from ..models.transformer import LTXTransformer
 from ..offload.blocks import spread
 from ..optim import choose_optimizer, find_optimizer, why_not
-from ..sampling.ahead import CAPTIONS, training_prompts
+from ..sampling.ahead import CAPTIONS, training_prompts, unsaid_captions
 from ..sampling.guidance import require_stg_block
 from ..sampling.idle_options import rounded_sizes, unused_options
 from ..sampling.prompts import Prompt, prompt_texts, read_prompts, require_drawable
@@ -453,6 +454,8 @@ def check_planned(
         require_learning(config, dataset)
         require_validation(config, dataset)
         triggers = dataset_triggers(dataset)
+        if config.sample.wanted and config.sample.prompts is None and are_unsaid(dataset):
+            raise unsaid_captions()
     drawn = DrawSettings.of(config.sample, version)
     if drawn.wanted and (data or drawn.prompts is not None):
         _plan_prompts(config, drawn, triggers, events or Events())

@@ -22,20 +22,22 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_train.caching.cache_file import CacheFile, Fingerprints
 from ltx2_train.caching.manifest import write_manifest
-from ltx2_train.caching.official import import_missing, import_official
+from ltx2_train.caching.official import ImportReport, import_missing, import_official
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.caching.settings import CacheSettings
 from ltx2_train.config import make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.dataset.scan import Skipped
 from ltx2_train.errors import CacheError, ConfigError, DataError
 from ltx2_train.events import Events
-from ltx2_train.feed.cached import dataset_captions
+from ltx2_train.feed.cached import are_unsaid, dataset_captions
 from ltx2_train.feed.cached_names import CachedName, passed_over
 from ltx2_train.feed.loader import FullText, TrainingSet, load_text
 from ltx2_train.models.text import TextFeatures
 from ltx2_train.sampling.ahead import training_prompts
 from ltx2_train.shapes import LatentShape
+from ltx2_train.training.checks import check_planned
 from ltx2_train.training.watch import warn_of_captions
 
 WEIGHTS = Fingerprints("ckpt", "gemma")
@@ -622,3 +624,24 @@ def test_latents_of_several_media_that_share_a_caption_are_told(made):
     save_file(tensors, folder / first.name.replace("00000-009", "00003-009"), {**file.metadata, "source": source})
     TrainingSet.open(config, RECIPE, events)
     assert any("share the text cache of one" in text and "a_00003-009" in text for text in said)
+
+
+def test_a_plan_refuses_captions_that_imported_caches_do_not_say(tmp_path, made):
+    official(tmp_path / "root")
+    import_official(tmp_path / "root", tmp_path / "out")
+    (tmp_path / "d.toml").write_text('[[datasets]]\ncache_only = true\ncache_directory = "out"\n')
+    run = {
+        "data": {"config": str(tmp_path / "d.toml")},
+        "model": {"checkpoint": "m.safetensors"},
+        "sample": {"every": 5},
+    }
+    with pytest.raises(ConfigError, match="the caches of this dataset do not say their captions"):
+        check_planned(make_run(run), published="2.3")
+    check_planned(make_run(run | {"sample": {"every": 5, "prompts": ["a fox"]}}), published="2.3")
+    table = {"datasets": [{"cache_only": True, "cache_directory": str(made.config.datasets[0].caches)}]}
+    assert not are_unsaid(DatasetConfig.from_table(table, tmp_path))
+
+
+def test_of_many_that_an_import_leaves_out_the_rest_is_counted(tmp_path):
+    report = ImportReport(tmp_path, 1, [Skipped(tmp_path / f"{number}.pt", "it is damaged") for number in range(45)])
+    assert report.summary().splitlines()[-2:] == ["  39.pt: it is damaged", "  and 5 more"]
