@@ -46,7 +46,7 @@ from ..dataset.scan import Skipped
 from ..device import DTYPES
 from ..errors import DataError
 from ..events import Events, shielded
-from ..files import CLOSED, below, digest, write_json
+from ..files import CLOSED, below, digest, parse_json, write_json
 from ..media.names import is_dir, name_key
 from ..shapes import VIDEO_CHANNELS, AudioLatentShape, LatentShape
 from . import cache_file as caches
@@ -69,6 +69,7 @@ class ImportReport:
     samples: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     files: list[str] = field(default_factory=list)  # the latents that were written
+    replaced: list[str] = field(default_factory=list)  # those that an earlier import had made of other ones
     without_rate: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -96,6 +97,7 @@ def import_official(root: Path, out: Path | None = None, events: Events | None =
     if not main:
         raise DataError(f"{root} holds no latents/*.pt of the official trainer. Name its preprocessed_data_root.", root)
     _tell_unread(root, names, events)
+    _require_no_build(out)
     report = ImportReport(out)
     owners: dict[str, Path] = {}
     events.stage("import", len(main))
@@ -131,10 +133,31 @@ def _write_list(out: Path, files: Sequence[str]) -> None:
     write_json(out / MANIFEST_NAME, {"format": FORMAT, "version": MANIFEST_VERSION, "datasets": [row]})
 
 
+def _require_no_build(out: Path) -> None:
+    """Raise DataError where the manifest of a cache build in the folder `out` lists files there."""
+    try:
+        table = parse_json((out / MANIFEST_NAME).read_text(encoding="utf-8"))
+        rows = table["datasets"] if "dataset_config" in table else []
+        built = any(
+            row.get("cache_files") and (out / row["cache_directory"]).resolve() == out.resolve() for row in rows
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if built:
+        made = f"{out} holds what `cache build` made, as its {MANIFEST_NAME} says"
+        raise DataError(f"{made}. Import into another folder.", out)
+
+
 def _tell_rest(report: ImportReport, events: Events) -> None:
     """Warn of what an earlier import left in the folder, and of clips whose frame rate nothing says."""
     folder = report.folder
     older = sorted({path.name for path in folder.glob(f"*{LATENT_SUFFIX}")} - set(report.files))
+    if report.replaced:
+        events.message(
+            f"{len(report.replaced)} samples take the place of others of their names that an earlier import wrote into "
+            f"{folder}, {report.replaced[0]} first. If those were of another folder, import each into one of its own.",
+            "warning",
+        )
     if older:
         more = f" and {len(older) - SHOWN_AT_MOST} more" if len(older) > SHOWN_AT_MOST else ""
         events.message(
@@ -214,8 +237,8 @@ def _import_one(root: Path, name: Path, out: Path, report: ImportReport) -> None
         tensors |= {
             key: torch.tensor(size, dtype=torch.int32) for key, size in zip(caches.VIRTUAL_KEYS, sizes, strict=True)
         }
-    mark = digest(*root.resolve().parts[-3:])
-    _require_own(out / text_cache_name(stem, "compact"), mark)
+    mark = digest(*((root / folder / name).read_bytes() for folder in MAIN if (root / folder / name).is_file()))
+    report.replaced += [name.name] if _is_other(out / text_cache_name(stem, "compact"), mark) else []
     metadata = {"architecture": ARCHITECTURE, "imported_from": _PROGRAM, "imported_as": mark}
     metadata |= {"fps": repr(fps)} if fps else {}
     masks = _masks(
@@ -241,15 +264,13 @@ def _import_one(root: Path, name: Path, out: Path, report: ImportReport) -> None
     report.without_rate += [] if fps else [name.name]
 
 
-def _require_own(text: Path, mark: str) -> None:
-    """Raise DataError where the caches of that sample are there, and are not of this folder."""
-    if not text.is_file():
-        return
-    said = CacheFile(text).metadata
-    if said.get("imported_from") != _PROGRAM:
-        raise DataError(f"{text.name} is there and was not imported; import into a folder of its own (--out)")
-    if said.get("imported_as", mark) != mark:
-        raise DataError(f"{text.name} is there, imported from another folder; import into a folder of its own (--out)")
+def _is_other(text: Path, mark: str) -> bool:
+    """Whether an earlier import made the text cache `text` with latents other than those of `mark`. Raises DataError
+    where it was not imported."""
+    said = CacheFile(text).metadata if text.is_file() else {}
+    if said and said.get("imported_from") != _PROGRAM:
+        raise DataError(f"{text.name} is there and was not imported; import into another folder")
+    return said.get("imported_as", mark) != mark
 
 
 def _require_latents(latents: torch.Tensor) -> None:

@@ -71,6 +71,7 @@ def _compare(args: argparse.Namespace, events: ConsoleEvents) -> None:
             raise ConfigError(f"--{name} is {count}. Give a number from 1 on, or leave it out.")
     loras: dict[str, Path] = {}
     if picks or args.step or args.index or not args.lora:
+        run.require_own_folder()
         folder = (run.run.folder or Path("runs").absolute()) / run.run.name
         if not (picks or args.step or args.index):
             picks["spread"] = SPREAD

@@ -53,7 +53,7 @@ _LOOP = re.compile(r"^\s*(?:for|select)\s+(?P<a>[A-Za-z_]\w*)(?=\s+in\b|\s*$)|^\
 _FOR_CMD = re.compile(r"^\s*for\s+(?:/\w\s+(?:\"[^\"]*\"\s+)?)*%%?\w\s+in\s*\([^)]*\)\s*do\s+\(?\s*", re.IGNORECASE)
 _REMARK_INSIDE = re.compile(r"`\s*#[^`]*`")
 _JUMPS = re.compile(r"^(?:goto\s+:?(?!eof\b)|call\s+:)", re.IGNORECASE)
-_LABEL = re.compile(r"^\s*:(\w+)\s*$")  # of cmd.exe
+_LABEL = re.compile(r"^\s*:([\w.-]+)\s*$")  # of cmd.exe
 _NAMES = re.compile(r"[$%!]\{?(?:env:)?([A-Za-z_]\w*)")  # of the variables that a text uses
 _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
@@ -151,7 +151,7 @@ class _Reader:
                     continue
                 if (label := _LABEL.match(one.text)) is not None:
                     self._labels[label[1].lower()] = len(self._changes)
-                    if label[1] == self._skipped[0]:
+                    if label[1].lower() == self._skipped[0]:
                         self._skipped = ("", None)
                 branches = [block.branch for block in self._blocks] + [one for one in self._skipped[1:] if one]
                 self.variables.arms = self.arrays.arms = {branch.arm for branch in branches}
@@ -350,7 +350,7 @@ class _Reader:
         if _DEFAULT.search(body):
             filled(body, self.variables, [])
         if _JUMPS.match(body):
-            self._turn_back(_label(body[4:]).lower())
+            self._turn_back(_label(body[4:]))
             if self._branch() is None or body[:4].lower() == "call":
                 self._unknown_sets.append(f"line {number} {shown(statement)}")
             else:
@@ -475,7 +475,9 @@ def _sets(name: str, number: int, statement: str) -> str:
 
 
 def _label(text: str) -> str:
-    return text.strip().removeprefix(":").strip()
+    """The label that a jump names, of which case says nothing."""
+    words = text.strip().removeprefix(":").split()
+    return words[0].lower() if words else ""
 
 
 def _closed(body: str) -> str:

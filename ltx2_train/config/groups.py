@@ -200,12 +200,18 @@ class RunConfig(Settings):
     _foreign: bool = PrivateAttr(False)
     _record_of: Path | None = PrivateAttr(None)  # the run folder that the file lies in, as that run wrote it
 
-    @property
-    def strayed_from(self) -> Path | None:
-        """The folder of the record that was read, where that names another: the folder was copied or moved."""
-        if self._record_of is None or self._asked & {"run.folder", "run.name"} or self.run.folder is None:
-            return None
-        return None if (self.run.folder / self.run.name).resolve() == self._record_of.resolve() else self._record_of
+    def require_own_folder(self) -> None:
+        """Raise ConfigError where this is the record of a run folder that was copied or moved, and names another."""
+        lies = self._record_of
+        if lies is None or self._asked & {"run.folder", "run.name"} or self.run.folder is None:
+            return
+        named = self.run.folder / self.run.name
+        if named.resolve() != lies.resolve():
+            raise ConfigError(
+                f"The run file lies in {lies}, but says run.folder and run.name of {named}: that folder was copied or "
+                f'moved, and {named} would be used, not this one. To go on here, say --set run.folder="{lies.parent}" '
+                f'--set run.name="{lies.name}", or change both in the file; to go on there, give {named / "run.toml"}.'
+            )
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 STRUCTURE = re.compile(
-    r"^(?:fi|done|esac|else|then|do|[(){};]+|[)}]\s*else(?:\s*if\b.*)?\s*[({]?|if\b.*[({]|:\w+)?$", re.I | re.S
+    r"^(?:fi|done|esac|else|then|do|[(){};]+|[)}]\s*else(?:\s*if\b.*)?\s*[({]?|if\b.*[({]|:[\w.-]+)?$", re.I | re.S
 )
 # statements that set variables in another way: all their words may be names
 SETS = re.compile(
@@ -40,7 +40,7 @@ _PROGRAMS = _NAMERS | frozenset(
     "stop-transcript set-strictmode set-executionpolicy".split()
 )
 _OTHERS = re.compile(
-    r"^(?:[\d&]*[<>]|poetry\s+install|uv\s+(?:pip|sync|venv)|xargs\s+kill|python[\d.]*(?:\.exe)?\s+"
+    r"^(?:[\d&]*[<>]|\(?\s*(?:-not\s+)?\$(?:LASTEXITCODE\b|\?)|\}?\s*(?:catch|finally)\b|poetry\s+install|uv\s+(?:pip|sync|venv)|xargs\s+kill|python[\d.]*(?:\.exe)?\s+"
     r"(?:-m\s+(?:venv|pip|virtualenv|ensurepip)|--version|-V|-c\s+(?!.*(?:open|write|dump|copy|move|save))[\"']))",
     re.IGNORECASE | re.DOTALL,
 )

@@ -192,7 +192,7 @@ def rewrite(
 def in_other_letters(caption: str, replacement: str) -> str:
     """What of `caption` is the words that `replacement` finds but for capitals, and stays; or ""."""
     form, put = _form_of(replacement), parse_replacement(replacement)[1]
-    rest = re.sub(form, "", caption)
+    rest = re.sub(form, "", caption.replace(put, "") if put else caption)
     found = re.search(form, rest, re.IGNORECASE)
     return "" if found is None or found[0] == put else found[0]
 

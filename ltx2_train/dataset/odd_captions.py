@@ -27,7 +27,7 @@ _REFUSALS = (
     r"(attached|provided|uploaded|here|in (this|your))\b",
     rf"^(It (seems|appears|looks like)( that)? )?(the|no|your) {_SEEN} "
     r"(did not|didn['\u2019]t|has not|could not|failed)"
-    r"( be| to| been)* (load|loaded|upload|uploaded|attached|provided|shown)\b",
+    r"( be| to| been)* (load|loaded|upload|uploaded|attached|provided|shown)(?=[.!,;]|$)",
     r"^As a (large )?language model\b",
     r"^Als (KI|Sprachmodell)\b.*\b(kann|bin|habe|darf) ich\b|^Als Sprachmodell\b",
     r"^(Es )?tut mir leid, (aber )?ich kann .*(Bild|Video|Anfrage|beschreiben)",
@@ -74,7 +74,7 @@ _FORMS = (
     (
         re.compile(
             r"^(?:(?:IMG|DSCN?|DSCF|VID|MVI|PXL|GOPR|GX|PICT)[_-]?|(?:Screenshot|WhatsApp (?:Image|Video))[_ -])"
-            r"\d{3,}[\w .()-]*$"
+            r"\d{3,}(?:[\d .,:_()-]|WA\d+|\bat\b|\b[AP]M\b)*$"
             rf"|^[\w.-]+(?: [\w.-]+| \(\d+\))?{_MEDIA}$",
             re.IGNORECASE,
         ),
@@ -142,7 +142,7 @@ _FORMS = (
             r"^(assistant|caption|output|response|prompt|description|answer|option \d|short|long):\s"
             r"|^title: .* description: "
             r"|^(certainly|absolutely|of course)! (here|(the|this) (video|image|picture|clip)|below)\b"
-            r"|^(okay|ok|got it|alright), (the user|let me (look|think|see|start))\b"
+            r"|^(okay|ok|got it|alright), (the user (wants|asks|asked|needs|has)|let me (look|think|see|start))\b"
             r"|\bI hope this (helps|description|caption)\b[^,]{0,40}$"
             r"|\blet me know if you(['\u2019]d| would)? (need|like|want|have) (any|me|a|more|it|this)\b[^,]{0,60}"
             r"\b(chang|edit|revis|adjust|detail|shorter|longer|version|caption|description|modif)"

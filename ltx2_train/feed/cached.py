@@ -142,8 +142,8 @@ class CachedSamples:
         tell(f"{ref.name} is read from its caches alone: {len(samples)} samples of {media} media ({of_sizes}).")
         if shared := self._of_one_text(samples):
             tell(
-                f"{ref.name}: latents of several media share the text cache of one, and its caption: "
-                f"{first_names(shared)}. Folders with equal names were put together: give each its own.",
+                f"{ref.name}: latents of several media share the text cache of one, and its caption: a clip that is "
+                f"another since, or folders of equal names put together. Take out what is old: {first_names(shared)}.",
                 "warning",
             )
         if entry.cache_files is not None:

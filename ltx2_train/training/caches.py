@@ -36,7 +36,7 @@ from ..dataset.plan import DatasetPlan, plan_dataset
 from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, ConfigError, DataError, RunError
 from ..events import Events, shielded
-from ..feed.cached import dataset_captions
+from ..feed.cached import are_unsaid, dataset_captions
 from ..locks import alone
 from ..models.audio_vae import AudioVAE
 from ..models.plain_text import PlainText
@@ -101,6 +101,10 @@ def build_caches(
     config, recipe = run.need("data.config"), base.recipe(run)
     device = pick_device(run.model.device)
     dataset, plan = _planned(run, config, asked, trained_by, events)
+    if (
+        run not in trained_by and drawn.prompts is None and are_unsaid(dataset)
+    ):  # those runs may have prompts of their own
+        drawn = drawn.model_copy(update={"every": 0, "every_epochs": 0})
     need = CacheNeed.of(plan, recipe)
     need.require_place()
     need.require_room(events)

@@ -76,13 +76,7 @@ def tell_start_references(config: RunConfig, trained: Trained, events: Events) -
 
 def check_streams(config: RunConfig) -> None:
     """What the settings alone show. Raises ConfigError."""
-    if (lies := config.strayed_from) is not None:
-        named = Path(config.run.folder or ".") / config.run.name
-        raise ConfigError(
-            f"The run file lies in {lies}, but says run.folder and run.name of {named}: that folder was copied or "
-            f'moved, and {named} would be trained, not this one. To go on here, say --set run.folder="{lies.parent}" '
-            f'--set run.name="{lies.name}", or change both in the file; to go on there, give {named / "run.toml"}.'
-        )
+    config.require_own_folder()
     mode = config.model.mode
     for stream, settings in (("video", config.video), ("audio", config.audio)):
         if mode not in (stream, "av") and (settings.conditions or not settings.generated):

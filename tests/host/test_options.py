@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,6 +196,22 @@ def test_a_folder_of_the_official_trainer_is_taken_over_once_and_where_it_change
     encode("b")
     assert "2 samples imported" in nodes.DatasetFromFile.execute(**given).args[1]
     assert "imported" not in nodes.DatasetFromFile.execute(**given | {"cache_only": True}).args[1]
+
+
+def test_a_folder_of_the_official_trainer_is_prepared_whoever_trains_on_it(nodes, comfy, tiny, tmp_path):
+    """Its caches do not say their captions; whether prompts are there, Train LoRA knows."""
+    for name, table in (
+        ("latents", {"latents": torch.randn(128, 2, 2, 2), "fps": 24.0}),
+        ("conditions", {"prompt_embeds": torch.randn(16, 64), "prompt_attention_mask": torch.ones(16)}),
+    ):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        torch.save(table, tmp_path / "root" / name / "a.pt")
+    for kind, file in (("checkpoints", tiny.checkpoint), ("text_encoders", tiny.text_encoder)):
+        shutil.copy2(file, comfy.folder("models", kind) / "tiny.safetensors")
+    base = {"checkpoint": "tiny.safetensors", "text_encoder": "tiny.safetensors", "precision": "fp32", "device": "cpu"}
+    model = nodes.LoadBaseModel.execute(**base, mode="video").args[0]
+    summary = nodes.DatasetFromFile.execute(model=model, path=str(tmp_path / "root"), cache_only=False).args[1]
+    assert summary.startswith("1 samples imported")
 
 
 def test_a_run_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):

@@ -219,8 +219,17 @@ def test_prompts_that_the_script_writes_are_told(tmp_path, line):
 def test_what_a_jump_passes_is_a_branch():
     text = f"@echo off\nset RANK=8\nif exist x goto run\n{{}}:run\n{TRAIN} --network_dim %RANK%"
     assert read_commands(text.format("echo fox\n")).asked == []
-    (asked,) = read_commands(text.format("set RANK=32\n")).asked
-    assert "$RANK" in asked
+    text = text.format("set RANK=32\n")
+    for script in (text, text.replace("goto run", "goto RUN"), text.replace("run\n", "do-train\n")):
+        (asked,) = read_commands(script).asked
+        assert "$RANK" in asked
+        assert read_commands(script).unread == []
+
+
+def test_the_usual_end_of_a_script_of_powershell_is_no_note():
+    end = "if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE }\n"
+    script = read_commands(f"$rank = 16\n{TRAIN} --network_dim $rank\n{end}", name="t.ps1")
+    assert (script.unread, script.asked, len(script.commands)) == ([], [], 1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import codecs
 import media
 import pytest
 
-from ltx2_train.dataset.captions import read_caption, read_captions, rewrite, with_trigger
+from ltx2_train.dataset.captions import in_other_letters, read_caption, read_captions, rewrite, with_trigger
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.errors import ConfigError, DataError
@@ -183,6 +183,7 @@ def test_what_a_rule_leaves_for_its_capitals_is_told_and_a_prefix_is_found_whate
     entry = {"image_directory": ".", "caption_replace": ["a man => ohwx"]}
     plan = plan_dataset(DatasetConfig.from_table({"datasets": [entry]}, tmp_path))
     assert any("'a man => ohwx' leaves 'A man' in 1 captions" in text and "a.png" in text for text in plan.warnings)
+    assert in_other_letters("Anna Smith walks", "anna => Anna Smith") == ""
     assert rewrite("A video of a fox", prefix="a video of") == "A video of a fox"
 
 

@@ -568,7 +568,6 @@ def test_caches_alone_are_counted_and_held_against_the_manifest_beside_them(made
 def test_what_an_earlier_import_left_is_told_by_the_next_and_by_training(tmp_path):
     official(tmp_path / "root")
     import_official(tmp_path / "root", tmp_path / "out")
-    (tmp_path / "root" / "latents" / "sub" / "clip.pt").unlink(missing_ok=True)
     for path in (tmp_path / "root").rglob("clip.pt"):
         path.unlink()
     said, events = [], Events()
@@ -600,14 +599,25 @@ def test_latents_and_masks_that_do_not_fit_are_left_out_at_import(tmp_path, name
     assert any(skip.path.name == "clip.pt" and reason in skip.reason for skip in report.skipped), report.skipped
 
 
-def test_an_import_does_not_replace_caches_of_another_folder(tmp_path):
+def test_an_import_tells_what_it_replaces_and_leaves_a_cache_build_alone(tmp_path, made):
+    said, events = [], Events()
+    events.message = lambda text, level="info": said.append(text)
     for name in ("one", "two"):
         official(tmp_path / name / "root")
     out = tmp_path / "out"
-    assert import_official(tmp_path / "one" / "root", out).samples == 2
-    assert import_official(tmp_path / "one" / "root", out).samples == 2
-    with pytest.raises(DataError, match="imported from another folder; import into a folder of its own"):
-        import_official(tmp_path / "two" / "root", out)
+    import_official(tmp_path / "one" / "root", out, events)
+    (tmp_path / "one" / "root").rename(tmp_path / "renamed")
+    assert import_official(tmp_path / "renamed", out, events).samples == 2
+    assert not any("take the place" in text for text in said)
+    clip = next((tmp_path / "two").rglob("latents")) / "sub" / "clip.pt"
+    table = torch.load(clip)
+    torch.save(table | {"latents": table["latents"] + 1}, clip)
+    import_official(tmp_path / "two" / "root", out, events)
+    assert any("take the place of others of their names" in text for text in said)
+    folder = made.config.datasets[0].caches
+    write_manifest(made, folder / "dataset_manifest.json")
+    with pytest.raises(DataError, match="holds what `cache build` made"):
+        import_official(tmp_path / "renamed", folder)
 
 
 def test_latents_of_several_media_that_share_a_caption_are_told(made):

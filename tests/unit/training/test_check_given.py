@@ -13,6 +13,7 @@ from lora_files import BLOCK, pair, write_lora
 from unit.training.step_parts import make_sample
 
 from ltx2_train.caching.cache_file import MASK_KEY, SILENCE
+from ltx2_train.cli import main
 from ltx2_train.conditions.trained import Trained
 from ltx2_train.config import load_run, make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
@@ -456,3 +457,12 @@ def test_the_record_in_a_copied_run_folder_does_not_train_the_other_one(tmp_path
     with pytest.raises(ConfigError, match=r"lies in .*copy, but says run\.folder and run\.name of .*fox"):
         check_streams(load_run(copy))
     check_streams(load_run(copy, ["run.name=copy"]))
+
+
+def test_compare_does_not_take_the_loras_of_the_run_that_a_folder_was_copied_from(tmp_path, capsys):
+    folder = tmp_path / "runs" / "copy"
+    (folder / "states").mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    (folder / "run.toml").write_text(f'[run]\nname = "fox"\nfolder = "{(tmp_path / "runs").as_posix()}"\n')
+    assert main(["compare", str(folder / "run.toml"), "--out", str(tmp_path / "out"), "--prompt", "a fox"]) == 2
+    assert "that folder was copied or moved" in capsys.readouterr().err
