@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .text_files import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,11 +31,11 @@ _ESCAPES = re.compile(r'\\(?![btnfr"\\]|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})')
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file. Raises ConfigError that names the file, the line and what to write instead."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from None
+    except UnicodeError as error:
+        raise ConfigError(f"{path} {error}") from None
     return parse_toml(text, str(path))
 
 

@@ -28,6 +28,7 @@ from ..media.info import MediaInfo
 from ..media.sound import read_sound
 from ..media.video import read_frames
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_FACTOR, TEMPORAL_FACTOR, LatentShape
+from ..text_files import read_text
 from .cache_file import MASK_KEY, CacheFile
 from .encode import companion_settings
 from .kind import Bench, CacheKind, CacheMade, Job, header_bytes
@@ -244,12 +245,14 @@ def step_mask(
 
 def _spans(path: Path) -> list[tuple[float, float]]:
     try:
-        spans = parse_json(path.read_text(encoding="utf-8-sig"))
+        spans = parse_json(read_text(path))
         if not isinstance(spans, list) or any(isinstance(edge, (bool, str)) for span in spans for edge in span):
             raise TypeError(spans)
         unmerged = [(float(begin), float(end)) for begin, end in spans]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", path) from error
+    except UnicodeError as error:
+        raise DataError(f"{path} {error}", path) from error
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: expected [[from, to], ...] in seconds, for example [[0, 1.5]].", path) from error
     if any(begin < 0 for begin, _ in unmerged):

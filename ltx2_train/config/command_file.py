@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..text_files import read_text
 from .script_kinds import SETS, SETS_INSIDE, SETS_UP, STRUCTURE, WRITES, is_harmless, only_names
 from .script_lines import ARRAY, SHELLS, TEST, TRAINER, Told, shell_of, shown, statements, whole_lines, with_own_folder
 from .script_values import Branch, Values, filled, with_arrays
@@ -341,8 +342,8 @@ class _Reader:
             return
         self._sourced.add(path)
         try:
-            self.read(path.read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError):
+            self.read(read_text(path))
+        except (OSError, UnicodeError):
             self.unread.append((number, statement))
 
     def _is_done(self, number: int, statement: str, body: str) -> bool:

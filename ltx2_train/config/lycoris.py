@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..text_files import read_text
 from ..toml import read_toml
 
 _KEYS = {
@@ -131,7 +132,7 @@ def _read(value: Any) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is no file; give its whole path")
     if path.suffix.lower() == ".json":
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_text(path))
     else:
         table = read_toml(path)
     if not isinstance(table, Mapping):

@@ -19,6 +19,7 @@ from ..files import parse_json
 from ..foreign import program_rows
 from ..media.names import is_file
 from ..paths import from_folder
+from ..text_files import read_text
 from ..toml import read_toml
 from .command_file import Script, read_commands
 from .describe import aliases, groups
@@ -384,10 +385,8 @@ def _numbers(value: Any) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
-        is_wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as PowerShell writes files
-        return data.decode("utf-16" if is_wide else "utf-8-sig").replace("\r\n", "\n")
+        return read_text(path)
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}. Check the path.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text. Save it as UTF-8.") from None
+    except UnicodeError as error:
+        raise ConfigError(f"{path} {error}") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import parse_json
 from ..media.names import readable
+from ..text_files import decode_marked
 
 REPLACEMENT = "=>"
 JSON_KEYS = ("caption", "text", "prompt", "description")  # of a caption file in JSON, in the order they are looked for
@@ -52,7 +51,6 @@ def read_captions(path: Path, by_line: bool = False, unused: set[str] | None = N
     except OSError as error:
         raise DataError(f"The caption {path} cannot be read: {error.strerror or error}.", path) from error
     text, warning = decode_text(data)
-    text = text.lstrip("\ufeff")  # a second mark, as two programs in a row leave it
     _require_text(path, text)
     if text.startswith(_LFS_POINTER):
         raise DataError(
@@ -135,16 +133,8 @@ def _require_text(path: Path, text: str) -> None:
 
 def decode_text(data: bytes) -> tuple[str, str | None]:
     """Text of `data` and a warning where its encoding had to be guessed. What is no text comes out as some, too."""
-    # the mark of UTF-32 begins with that of UTF-16
-    for marks, encoding in (
-        ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
-        ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
-    ):
-        if data.startswith(marks):
-            with contextlib.suppress(UnicodeDecodeError):
-                return data.decode(encoding), None
     try:
-        return data.decode("utf-8-sig"), None
+        return decode_marked(data), None
     except UnicodeDecodeError:
         warning = "the caption is not UTF-8 and was read as Latin-1. Save it as UTF-8 to be sure."
     try:

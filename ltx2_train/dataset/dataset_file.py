@@ -20,6 +20,7 @@ from ..media.buckets import parse_bucket
 from ..paths import from_folder, is_record
 from ..settings import Settings, parse, refusal_text
 from ..shapes import SPATIAL_FACTOR
+from ..text_files import read_text
 from ..toml import read_toml
 from .entry import (
     FOLDER_KEYS,
@@ -253,11 +254,11 @@ def load_table(path: Path) -> Any:
             raise DataError(f"The dataset file {path} does not exist. Check the path.", path)
         return read_toml(path)
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))
+        return parse_json(read_text(path))
     except FileNotFoundError:
         raise DataError(f"The dataset file {path} does not exist. Check the path.", path) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
+    except UnicodeError as error:
+        raise ConfigError(f"{path} {error}") from error
     except OSError as error:
         raise DataError(f"The dataset file {path} cannot be read: {error.strerror or error}.", path) from error
     except ValueError as error:

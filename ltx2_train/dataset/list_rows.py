@@ -18,6 +18,7 @@ from ..files import parse_json
 from ..media.images import IMAGE_SUFFIXES
 from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
+from ..text_files import read_text
 from .captions import text_lines
 
 _SHOWN = 80  # letters of a row in a message
@@ -36,15 +37,15 @@ class ListRow:
     problem: str = ""
 
 
-def read_text(name: str, key: str, path: Path) -> str:
+def list_text(name: str, key: str, path: Path) -> str:
     """The text of a list that the setting `name`.`key` names. Raises DataError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise DataError(f"{name}.{key}: {path} {reason}. Check the path.", path) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}. Save it as UTF-8.", path) from error
+    except UnicodeError as error:
+        raise DataError(f"{name}.{key}: {path} {error}", path) from error
 
 
 def csv_rows(path: Path, text: str) -> Iterator[ListRow]:
@@ -71,9 +72,11 @@ def _check_header(path: Path, header: list[str]) -> None:
         for mark, what in _OTHER_SEPARATORS.items():
             if mark in header[0]:
                 raise DataError(f"{path}: its columns are parted by {what}. Save it as CSV with commas.", path)
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    folded = [name.casefold() for name in header]
+    twice = list(dict.fromkeys(name for name in header if name and folded.count(name.casefold()) > 1))
     if twice:
-        raise DataError(f"{path}: two columns are called {', '.join(twice)}. Rename one.", path)
+        names = f"called {twice[0]}" if len(twice) == 1 else f"one, as capitals do not count: {', '.join(twice)}"
+        raise DataError(f"{path}: two columns are {names}. Rename one.", path)
 
 
 def _csv_row(path: Path, header: list[str], cells: list[str], line: int) -> ListRow:

@@ -28,7 +28,7 @@ from ..paths import from_folder
 from ..registry import nearest
 from .captions import EMPTY_IN_LIST, TWICE, distinct_captions, is_repeated, text_lines
 from .dataset_file import DatasetSettings
-from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, read_text
+from .list_rows import ListRow, csv_rows, json_line_rows, json_rows, list_text
 from .notes import DataNote
 
 VIDEOS_FILE, CAPTIONS_FILE = "videos.txt", "prompts.txt"
@@ -108,6 +108,7 @@ class _Reader:
         whole = entry.source_key == "dataset_file"
         self.media = (entry.video_column,) if entry.video_column else _MEDIA if whole else (f"{entry.kind}_path",)
         self.caption = entry.caption_column or _CAPTION
+        self.known = {name.casefold(): name for name in (*_COLUMNS, *self.media, self.caption)}
         self.unused: dict[str, str] = {}  # column -> where it first stands
         self.used: set[str] = set()  # columns that some row is read from
 
@@ -120,7 +121,7 @@ class _Reader:
     def _candidate(self, row: ListRow) -> MediaFile:
         if row.problem:
             raise ValueError(row.problem)
-        cells = {key: value for key, value in row.cells.items() if value is not None and str(value).strip()}
+        cells = self._by_name(row.cells)
         used = [self.caption]
         media, column = self._path(cells, self.media, used)
         if media is None:
@@ -147,6 +148,21 @@ class _Reader:
             if key not in used:
                 self.unused.setdefault(key, row.where)
         return file
+
+    def _by_name(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """The cells that are filled in, by the names of columns that are read, whatever capitals theirs have."""
+        found: dict[str, Any] = {}
+        said: dict[str, str] = {}
+        for key, value in cells.items():
+            name = self.known.get(key.casefold(), key)
+            if (number := _NUMBERED.search(key)) and key[: number.start()].casefold() in self.known:
+                name = key.lower()
+            if value is None or not str(value).strip():
+                continue
+            if name in found:
+                raise ValueError(f"{said[name]!r} and {key!r} are one column, as capitals do not count; keep one")
+            found[name], said[name] = value, key
+        return found
 
     def _told(self, caption: Any) -> list[str]:
         """The captions of a row; none where the cell has no text."""
@@ -225,7 +241,7 @@ def _path(source: Path, text: str) -> Path:
 def _rows(name: str, entry: DatasetSettings) -> Iterator[ListRow]:
     path = entry.source
     _require_form(name, entry)
-    text = read_text(name, entry.source_key, path)
+    text = list_text(name, entry.source_key, path)
     form = path.suffix.lower() if entry.source_key == "dataset_file" else ""
     if not text.strip():
         raise DataError(f"{name}.{entry.source_key}: {path} is empty. Write {_FORMS.get(form, _FORM)}.", path)
@@ -256,7 +272,7 @@ def _two_files(name: str, entry: DatasetSettings) -> Iterator[MediaFile | Skippe
     for key, file in (("video_column", videos), ("caption_column", prompts)):
         if not file.resolve().is_relative_to(entry.source.resolve()):
             raise DataError(f"{name}.{key}: {file} is not in {entry.source}. Name a file of that folder.", file)
-    paths, captions = (text_lines(read_text(name, "data_root", file)) for file in (videos, prompts))
+    paths, captions = (text_lines(list_text(name, "data_root", file)) for file in (videos, prompts))
     for lines in (paths, captions):
         if lines[-1] == "":  # behind the last line break
             lines.pop()

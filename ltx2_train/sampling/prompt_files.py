@@ -10,6 +10,7 @@ from ..config.read import tomllib
 from ..dataset.captions import text_lines
 from ..errors import ConfigError
 from ..files import parse_json
+from ..text_files import read_text
 
 TABLES = frozenset((".csv", ".tsv", ".jsonl", ".yaml", ".yml"))
 
@@ -25,8 +26,8 @@ def remarks_of(source: Any) -> list[str]:
     """The lines of the prompt file `source` that begin with # and are no prompts; none where it is no such file."""
     if not isinstance(source, Path) or source.suffix.lower() in (".json", ".toml"):
         return []
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        lines = text_lines(source.read_text(encoding="utf-8-sig"))
+    with contextlib.suppress(OSError, UnicodeError):
+        lines = text_lines(read_text(source))
         return [line.strip() for line in lines if line.lstrip().startswith("#")]
     return []
 

@@ -30,6 +30,7 @@ from ..feed.loader import Sample
 from ..models.upsampler import FACTOR
 from ..settings import limits
 from ..shapes import SPATIAL_FACTOR, Mode, VideoShape, floor_frames, floor_side
+from ..text_files import read_text
 from .prompt_files import TABLES, read_library, require_lines
 from .schedule import require_steps
 from .shown import MEDIA_OPTIONS as OPTIONS_OF_MEDIA
@@ -157,11 +158,11 @@ def read_prompts(settings: DrawSettings, fallback: Sequence[str] = ()) -> list[P
     if not isinstance(source, Path):
         return _parsed(OF_SETTINGS, list(source), settings, Path("."))
     try:
-        text = source.read_text(encoding="utf-8-sig")
+        text = read_text(source)
     except OSError as error:
         raise ConfigError(f"sample.prompts: cannot read {source}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"sample.prompts: {source} is not UTF-8 text. Save it as UTF-8.") from None
+    except UnicodeError as error:
+        raise ConfigError(f"sample.prompts: {source} {error}") from None
     if source.suffix.lower() in TABLES:
         raise ConfigError(
             f"sample.prompts: {source} is a table, whose lines are no prompts. Give a text with a prompt a line, or a "

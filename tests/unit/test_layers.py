@@ -11,7 +11,7 @@ import ltx2_train
 ROOT = Path(__file__).resolve().parents[2]
 # Lower rows first. In a row that is a list, each package may import those before it; in a set, none of the others.
 ROWS: list[set[str] | list[str]] = [
-    {"errors", "shapes", "version", "paths"},
+    {"errors", "shapes", "version", "paths", "text_files"},
     {"registry", "events", "families", "files", "optional", "device", "toml", "idle"},
     {"settings", "locks", "threads", "foreign"},
     {"models", "quant", "offload", "objective", "optim", "media"},

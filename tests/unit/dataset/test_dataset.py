@@ -183,7 +183,7 @@ def test_sections_of_a_wrong_kind_are_told(tmp_path, text, words):
 
 def test_a_file_of_another_encoding_is_told(tmp_path):
     path = tmp_path / "dataset.toml"
-    path.write_bytes(GUIDE.encode("utf-16"))
+    path.write_bytes(GUIDE.encode("utf-16-le"))
     with pytest.raises(ConfigError, match="Save it as UTF-8"):
         DatasetConfig.read(path)
 

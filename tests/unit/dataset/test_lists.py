@@ -149,6 +149,46 @@ def test_blanks_around_the_names_of_columns_do_not_count(folder):
     assert told(planned(folder, json.dumps([{" video": "m/a.png", "caption ": "x"}]), "d.json")) == [("a.png", "x")]
 
 
+def test_capitals_in_the_names_of_columns_do_not_count(folder):
+    assert told(planned(folder, "VIDEO, Caption\nm/a.png,a fox\n", "d.csv")) == [("a.png", "a fox")]
+    text = "File_Name,Text,Weight\nm/a.png,a fox,1\n"
+    plan = planned(folder, text, "d.csv", video_column="file_name", caption_column="TEXT")
+    assert told(plan) == [("a.png", "a fox")]
+    assert any("the column 'Weight' (first in line 2) is not used." in text for text in plan.warnings)
+    rows = [{"Image_Path": "m/a.png", "CAPTION": "a fox", "Control_Path_0": "m/b.png", "Reference_Path_2": "m/c.png"}]
+    rows += [{**GOOD, "Caption": "a bear"}, {**GOOD, "Caption": ""}]
+    plan = planned(folder, [*rows, {"image_path": "m/c.png", "caption": "a cat", "Reference_path": "m/b.png"}])
+    assert [[one.path.name for one in item.references] for item in plan.items] == [["b.png", "c.png"]]
+    assert "line 2: 'caption' and 'Caption' are one column, as capitals do not count; keep one" in reasons(plan)[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_a_list_with_a_byte_order_mark_is_read_by_it(folder, encoding):
+    def write(name, text):
+        mark = "\ufeff" if encoding.endswith("be") else ""
+        (folder / name).write_bytes((mark + text).encode(encoding))
+
+    write("d.csv", "video,caption\r\nm/a.png,un caf\u00e9\r\nm/b.png,\u72d0\r\n")
+    write("l.jsonl", '{"image_path": "m/a.png", "caption": "un caf\u00e9"}\r\n')
+    write("videos.txt", "m/a.png\r\n")
+    write("prompts.txt", "un caf\u00e9\r\n")
+    for entry, count in (({"dataset_file": "d.csv"}, 2), ({"image_jsonl_file": "l.jsonl"}, 1), ({"data_root": "."}, 1)):
+        table = {"general": {"resolution": 64}, "datasets": [{"cache_directory": "cache", **entry}]}
+        plan = plan_dataset(DatasetConfig.from_table(table, folder))
+        assert told(plan) == [("a.png", "un caf\u00e9"), ("b.png", "\u72d0")][:count]
+
+
+def test_a_list_whose_encoding_is_not_certain_is_refused(folder):
+    for data, words in (
+        ("video,caption\nm/a.png,a fox\n".encode("utf-16-le"), "begins as UTF-16 without a byte order mark does"),
+        ("video,caption\nm/a.png,un caf\u00e9\n".encode("cp1252"), "is not UTF-8: "),
+    ):
+        (folder / "d.csv").write_bytes(data)
+        table = {"general": {"resolution": 64}, "datasets": [{"cache_directory": "cache", "dataset_file": "d.csv"}]}
+        with pytest.raises(DataError, match=rf"datasets\[0\]\.dataset_file: .*d\.csv {words}.*Save it as UTF-8\."):
+            plan_dataset(DatasetConfig.from_table(table, folder))
+
+
 def test_an_empty_caption_names_its_column(folder):
     with pytest.raises(DataError, match='into the column "caption" of the list'):
         planned(folder, "video,text\nm/a.png,a fox\n", "d.csv")
@@ -160,6 +200,7 @@ def test_an_empty_caption_names_its_column(folder):
         ("path,caption\nm/a.png,a fox\n", "line 2: expected .* set video_column"),
         ("video;caption\nm/a.png;a fox\n", "parted by semicolons"),
         ("video,caption,caption\nm/a.png,a,b\n", "two columns are called caption"),
+        ("video,Caption, caption \nm/a.png,a,b\n", "two columns are one, as capitals do not count: Caption, caption."),
     ],
 )
 def test_a_header_that_cannot_be_is_named(folder, text, words):

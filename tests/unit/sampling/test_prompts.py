@@ -9,7 +9,7 @@ from ltx2_train.config import DrawSettings, SampleSettings, make_run
 from ltx2_train.errors import ConfigError
 from ltx2_train.events import Events
 from ltx2_train.sampling.idle_options import only_words, rounded_sizes, unused_options
-from ltx2_train.sampling.prompt_files import read_library
+from ltx2_train.sampling.prompt_files import read_library, remarks_of
 from ltx2_train.sampling.prompts import parse_prompt, read_prompts
 from ltx2_train.sampling.sample import _asked_strengths, tell_idle, wanted_prompts
 from ltx2_train.sampling.told_prompts import describe_prompts, lacking_trigger
@@ -172,6 +172,12 @@ def test_weights_and_choices_of_words_are_told(form):
     plain = DrawSettings()
     told = unused_options(plain, plain, [parse_prompt(f"A {form} runs (at 10:30 or so) --g 4", plain)])
     assert [text.startswith(repr(form)) for text in told if "read as words" in text] == [True]
+
+
+def test_prompts_in_utf_16_are_read_by_their_byte_order_mark(tmp_path):
+    (tmp_path / "p.txt").write_text("A caf\u00e9\n# later\nA hen\n", encoding="utf-16", newline="\r\n")
+    assert [one.text for one in read_prompts(DrawSettings(prompts=tmp_path / "p.txt"))] == ["A caf\u00e9", "A hen"]
+    assert remarks_of(tmp_path / "p.txt") == ["# later"]
 
 
 def test_a_prompt_that_is_no_text_is_refused(tmp_path):
