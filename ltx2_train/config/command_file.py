@@ -155,7 +155,7 @@ class _Reader:
                     if label[1].lower() == self._skipped[0]:
                         self._skipped = ("", None)
                 branches = [block.branch for block in self._blocks] + [one for one in self._skipped[1:] if one]
-                self.variables.arms = self.arrays.arms = {branch.arm for branch in branches}
+                self.variables.arms = self.arrays.arms = {branch.number: branch.arm for branch in branches}
                 self._read_statement(number, one.text)
                 if TEST.match(one.text) is not None:
                     self._condition = one.text

@@ -43,8 +43,10 @@ class Known:
     text: str
     others: list[str] = field(default_factory=list)
     lacks: list[str] = field(default_factory=list)
-    only_in: int = 0  # the condition in which alone it is set
+    condition: int = 0  # the one in which it was set last
     arm: int = 0  # the branch in which it was set last, where no condition decides any more
+    outside: Known | None = None  # what it stood for before that condition
+    set_to: list[str] = field(default_factory=list)  # in the branches of that condition
     any_case: bool = False  # Windows does not tell X from x
 
     @property
@@ -52,13 +54,20 @@ class Known:
         """The other texts, "" for none."""
         return ["" if one == _NOTHING else one for one in self.others]
 
+    def within(self, condition: int) -> Known | None:
+        """What the name stood for when it was set last in `condition`, or None where it was not."""
+        found: Known | None = self
+        while found is not None and found.condition != condition:
+            found = found.outside
+        return found if condition else None
+
 
 class Values:
     """The variables of a script, or its arrays, as they are at one of its lines."""
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
-        self.arms: set[int] = set()  # the branches that the statement stands in
+        self.arms: dict[int, int] = {}  # condition -> its branch, of those that the statement stands in
         self.is_bash = False  # %NAME% and !NAME! are plain text
 
     def texts(self) -> dict[str, str]:
@@ -73,10 +82,14 @@ class Values:
 
     def find(self, name: str, exact: bool = True) -> Known | None:
         """What `name` stands for; where not `exact`, its letters may be of another size if Windows has set it."""
-        if name in self._known or exact:
-            return self._known.get(name)
-        alike = (value for known, value in self._known.items() if known.lower() == name.lower() and value.any_case)
-        return next(alike, None)
+        found = self._known.get(name)
+        if found is None and not exact:
+            alike = (value for known, value in self._known.items() if known.lower() == name.lower() and value.any_case)
+            found = next(alike, None)
+        for condition, arm in self.arms.items():  # what another branch has set does not count in this one
+            inner = None if found is None else found.within(condition)
+            found = inner.outside if inner is not None and inner.arm != arm else found
+        return found
 
     def set(
         self,
@@ -95,12 +108,15 @@ class Values:
         value = Known(text, list(others), list(lacks), any_case=any_case)
         if branch is not None and not (before is None and _asks_for_default(branch.condition, name)):
             value.others += [_NOTHING] if before is None else [*before.others, before.text or _NOTHING]
-            value.only_in = branch.number if before is None else before.only_in
-            value.arm = branch.arm
+            value.condition, value.arm = branch.number, branch.arm
+            same = None if before is None else before.within(branch.number)
+            value.outside = before if same is None else same.outside
+            value.set_to = [text] if same is None else [*same.set_to, text]
             if before is not None:
                 value.lacks += before.lacks
-                if branch.last and branch.number and before.only_in == branch.number:  # one of them is always set
-                    value.others = [one for one in value.others if one != _NOTHING]
+                if branch.last and same is not None:  # one of the branches is always taken
+                    kept = _NOTHING if same.outside is None else same.outside.text or _NOTHING
+                    value.others = [one for one in value.others if one != kept or one in same.set_to]
             value.others = [one for one in dict.fromkeys(value.others) if one != text]
         self._known[name] = value
 
@@ -179,10 +195,10 @@ def with_arrays(text: str, arrays: Values, lacks: list[str]) -> str:
     return _USED_ARRAY.sub(words, text)
 
 
-def _undecided(name: str, known: Known, arms: set[int]) -> list[str]:
+def _undecided(name: str, known: Known, arms: dict[int, int]) -> list[str]:
     """A sentence on the values that `name` may have, where a condition decides; what they begin with alike is left
     out where it is long."""
-    if not known.others or known.arm in arms:
+    if not known.others or known.arm in arms.values():
         return []
     values = [*known.others, known.text]
     alike = os.path.commonprefix([one.split(" ") for one in values if one != _NOTHING])

@@ -81,6 +81,30 @@ def test_a_value_that_a_condition_decides_is_asked_for(tmp_path, before):
     assert import_settings(written(tmp_path, "run.sh", steps)).translation.tables["train"]["steps"] == 6
 
 
+@pytest.mark.parametrize(
+    ("script", "ways"),
+    [
+        ("A=(--seed 3)\nif [ -f x ]; then A+=(--network_dim 8); else A+=(--network_dim 16); fi\n", ("8", "16")),
+        (
+            'A="--seed 3"\nif [ -f x ]; then\n  A="$A --network_dim 8"\nelse\n  A="$A --network_dim 16"\nfi\n',
+            ("8", "16"),
+        ),
+        (
+            'A="--seed 3"\nif [ -f x ]; then\n  A="$A --network_dim 8"\n  if [ -f y ]; then A="$A --lr 1"; fi\n'
+            'elif [ -f z ]; then A="$A --network_dim 32"\nelse A="$A --network_dim 16"; fi\n',
+            ("8", "8 --lr 1", "32", "16"),
+        ),
+    ],
+)
+def test_what_two_branches_add_is_added_once(tmp_path, script, ways):
+    written(tmp_path, "d.toml", DATASET)
+    use = '"${A[@]}"' if "A+=" in script else "$A"
+    made = import_settings(written(tmp_path, "run.sh", f"{script}{TRAIN} {use}\n"))
+    words = " or ".join(f"--seed 3 --network_dim {one}" for one in ways)
+    assert made.problems == [f"$A ({words}): a condition of the script decides; write its value"]
+    assert made.translation.tables["lora"]["rank"] == 16
+
+
 @pytest.mark.parametrize("line", ["read X <<< word", "N=$((1 << 3))", "N=$((1 << M))", 'echo "a << b"'])
 def test_what_writes_no_file_hides_nothing(tmp_path, line):
     written(tmp_path, "d.toml", DATASET)
