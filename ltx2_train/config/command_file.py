@@ -59,6 +59,10 @@ _NAMES = re.compile(r"[$%!]\{?(?:env:)?([A-Za-z_]\w*)")  # of the variables that
 _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
 _STARTS = re.compile(r"^.*?(?<!\S)(?=\S*accelerate\s)|^.*?(?<!\S)(?=\S+\.py\b)|^.*?\s(?=-m\s)", re.DOTALL)
+_GOES_TO = re.compile(
+    r"""^\s*(?:cd|chdir|pushd|popd|set-location|push-location|pop-location)\b(?:\s+(?:/d|-\w+|--))*\s*(?P<quote>["']?)(?P<to>.*?)(?P=quote)\s*$""",
+    re.IGNORECASE,
+)
 _SOURCE = re.compile(r"""^\s*(?:source|\.|call)\s+(?P<quote>["']?)(?P<file>[^"'\s]+)(?P=quote)""", re.IGNORECASE)
 
 
@@ -125,7 +129,7 @@ class _Reader:
         self._unknown_sets: list[str] = []  # statements after which any variable may be another
         self._sourced: set[Path] = set()
         self._functions: set[str] = set()
-        self._outer: list[tuple[Values, Values]] = []
+        self._outer: list[tuple[Values, Values, str]] = []
         self._skipped: tuple[str, Branch | None] = ("", None)  # the label that a condition jumps to, past what comes
         self._at = (0, "")  # the statement that is read, with its line
         self._changes: list[tuple[str, str]] = []  # each variable that is set, with a sentence that says where
@@ -133,6 +137,7 @@ class _Reader:
         self._labels: dict[str, int] = {}  # changes before each label
         self._hands_on = False  # whether a function hands its own arguments to a command
         self._arguments = ""  # a sentence where the script sets its own arguments
+        self._gone_to = ""  # the statement that has gone to another folder
 
     def read(self, text: str, first: int = 1, tested: bool = False, shell: str = "") -> None:
         """Read `text`, whose first line has the number `first`; `tested`: a test decides about all of it. Without a
@@ -144,7 +149,7 @@ class _Reader:
         for number, line in whole_lines(text, self.told, first, shell):
             bare = line.strip()
             if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
-                self._outer.append((self.variables.copy(), self.arrays.copy()))  # a shell of its own
+                self._outer.append((self.variables.copy(), self.arrays.copy(), self._gone_to))  # a shell of its own
             for one in statements(line):
                 self._tested, self._hides_command = tested or one.tested, one.hides_command
                 self._follow_blocks(one.text)
@@ -160,7 +165,7 @@ class _Reader:
                 if TEST.match(one.text) is not None:
                     self._condition = one.text
             if bare[-1:] == ")" and bare[:1] in "()" and self._outer:
-                self.variables, self.arrays = self._outer.pop()
+                self.variables, self.arrays, self._gone_to = self._outer.pop()
         self._is_bash = self.variables.is_bash = outer
 
     def _follow_blocks(self, statement: str) -> None:
@@ -363,6 +368,7 @@ class _Reader:
             self._hide(number, statement, re.findall(r"[A-Za-z_]\w*", body))
             return True
         if is_harmless(body) and (not TRAINER.search(body) or (only_names(body) and not self._hides_command)):
+            self._go(number, statement, body)
             if WRITES.search(body) and "<<" not in body.replace("<<<", ""):
                 self.writes.append((number, statement))
             return True
@@ -372,6 +378,14 @@ class _Reader:
                 self.asked.append(f"line {number}: {shown(statement)} hands flags to the command. Write them into it")
             return True
         return False
+
+    def _go(self, number: int, statement: str, body: str) -> None:
+        """Take down that a statement goes to another folder than the script's, if that is here."""
+        if (goes := _GOES_TO.match(body)) is None or self.folder is None:
+            return
+        folder = self.folder / filled(goes["to"], self.variables, []).replace("\\", "/")
+        other = folder.is_dir() and not folder.samefile(self.folder)
+        self._gone_to = f"line {number} {shown(statement)}" if other else ""
 
     def _command(self, number: int, statement: str, body: str) -> None:
         """Read a command, or find that it is none of a trainer."""
@@ -406,6 +420,8 @@ class _Reader:
             loops = [block for block in self._blocks if block.kind == "loop"]
             if loops and not re.match(r"\s*(?:until|while)\b", statement, re.IGNORECASE):
                 self.told.notes.append(f"line {number}: the command stands in a loop, and is taken once")
+            if self._gone_to:
+                self.told.notes.append(f"{self._gone_to}: paths are taken from the script's own folder, not from there")
             self._used.append((loops, set(_NAMES.findall(whole)), len(self._changes)))
             if (branch := self._branch()) is not None and branch.condition and "cache" in command.program:
                 if not any(block.kind == "function" for block in self._blocks):

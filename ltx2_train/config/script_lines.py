@@ -27,9 +27,7 @@ _SUCCEEDS = re.compile(
 )
 REMARK = re.compile(r"^\s*(#|::|@?rem\b)", re.IGNORECASE)
 # a statement that only says something to the shell
-_TO_SHELL = re.compile(
-    r"^\s*@?(echo\b(?!.*>)|set [-+](?!-)|setlocal\b|endlocal\b|pause\b|cd\b|pushd\b|popd\b|exit\b)", re.IGNORECASE
-)
+_TO_SHELL = re.compile(r"^\s*@?(echo\b(?!.*>)|set [-+](?!-)|setlocal\b|endlocal\b|pause\b|exit\b)", re.IGNORECASE)
 # what parts the statements of a line; quotes are matched first and so passed over
 _PARTS = re.compile(
     r"""(?P<quoted>"(?:\\\\|\\"|[^"])*"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|`[^`]*`)"""

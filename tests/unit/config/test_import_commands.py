@@ -105,6 +105,24 @@ def test_what_two_branches_add_is_added_once(tmp_path, script, ways):
     assert made.translation.tables["lora"]["rank"] == 16
 
 
+@pytest.mark.parametrize(
+    ("line", "is_told"),
+    [
+        ("cd other", True),
+        ('D=other; pushd "$D"', True),
+        ("cd /nowhere/at-all", False),
+        ('cd "$(dirname "$0")"', False),
+        ("pushd other; popd", False),
+        ("(cd other; ls)", False),
+    ],
+)
+def test_a_script_that_goes_to_another_folder_is_told_where_paths_are_taken_from(tmp_path, line, is_told):
+    written(tmp_path, "d.toml", DATASET)
+    (tmp_path / "other").mkdir()
+    made = import_settings(written(tmp_path, "run.sh", f"{line}\n{TRAIN}\n"))
+    assert any("paths are taken from the script's own folder" in note for note in made.notes) == is_told
+
+
 @pytest.mark.parametrize("line", ["read X <<< word", "N=$((1 << 3))", "N=$((1 << M))", 'echo "a << b"'])
 def test_what_writes_no_file_hides_nothing(tmp_path, line):
     written(tmp_path, "d.toml", DATASET)
