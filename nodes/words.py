@@ -45,6 +45,10 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"there are no clips to {found[1]}. Connect some to {_HELD_OUT}",
     ),
     (re.compile(r"\[\[validation_datasets\]\](?! of a dataset)"), lambda found: _HELD_OUT),
+    (
+        re.compile(r"\bname each folder in a dataset of its own that says so"),
+        lambda _: "load each folder by a node of its own, with that many repeats",
+    ),
     (re.compile(r"\bUse num_repeats to\b"), lambda _: "Set repeats of the node that loads it to"),
     (re.compile(r"\b(none of the|or of) \[\[datasets\]\]"), lambda found: f"{found[1]} datasets that are trained on"),
     (

@@ -19,7 +19,7 @@ from ..paths import is_run_folder
 from .companions import folders_beside
 from .entry import DatasetRef
 from .items import Item
-from .layouts import OF_THE_SYSTEM, is_ours
+from .layouts import is_of_the_system, is_ours
 from .lists import MediaFile, Skipped, list_files
 from .not_taken import is_of_a_folder, named_places
 from .scan import MEDIA_SUFFIXES
@@ -216,7 +216,7 @@ class _Walk:
             return HIDDEN_MEDIA if medium and not fate and path.parent == self.folder else HIDDEN
         if fate:
             return fate
-        if path.name.lower() in OF_THE_SYSTEM:
+        if is_of_the_system(path):
             return HIDDEN
         if is_ours(path):
             return OWN

@@ -10,7 +10,7 @@ from ..files import below
 from ..media.names import is_dir, name_key
 from .companions import Stems, folders_beside, sound_endings
 from .entry import DatasetRef, DatasetSettings
-from .layouts import is_ours
+from .layouts import is_laid
 from .lists import MediaFile
 from .notes import DataNote
 from .scan import MEDIA_SUFFIXES
@@ -66,7 +66,7 @@ def idle_beside(
         read = set().union(*(role.endings for role in roles.values()))
         deeper = folder not in sources or any(ref.entry.recursive for ref in found if ref.entry.source == folder)
         for path, _ in below(folder, deeper):
-            if path in taken or not taken.isdisjoint(path.parents) or is_dir(path) or is_ours(path):
+            if path in taken or not taken.isdisjoint(path.parents) or is_dir(path) or not is_laid(path):
                 continue
             if path.suffix.lower() not in read:
                 if folder not in sources and path.absolute() not in named:

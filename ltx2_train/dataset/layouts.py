@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..media.sound_media import AUDIO_SUFFIXES
 from ..media.video import VIDEO_SUFFIXES
 from .cache_names import medium_of
 from .captions import read_captions
+from .shared_settings import MOST_REPEATS
 
 _REPEATS = re.compile(r"(\d+)_(.+)")
 _PART = re.compile(r"(?P<root>.+)_(?P<part>start|end|audio)", re.IGNORECASE)
@@ -35,7 +36,7 @@ LIST_NAME = "pairs.jsonl"
 BESIDE_MEDIA = frozenset((".safetensors", ".toml", ".json", ".jsonl", ".csv", ".npz"))
 LISTS = frozenset((".jsonl", ".csv"))
 LIST_NAMES = frozenset(f"{name}.json" for name in ("dataset", "metadata", "captions", "labels", "train", "val"))
-OF_THE_SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
+_OF_THE_SYSTEM = frozenset(("thumbs.db", "desktop.ini"))
 _OURS = re.compile(r"(?:ltx2_\w+|dataset_manifest|cut|speech)\.json")  # of caches, and of what was cut
 
 
@@ -95,15 +96,40 @@ def explain_layout(folder: Path) -> str:
     return f"It holds {layout.words}. `ltx2-train import {folder}` writes a dataset file for them."
 
 
+def repeats_in_names(folder: Path, media: Iterable[Path]) -> dict[Path, int]:
+    """Folder -> the number in front of its name that kohya's scripts take for repeats, of those that hold `media`.
+
+    Looked at is the folder nearest to each medium, up to `folder`, or its own one where it lies elsewhere.
+    """
+    found: dict[Path, int] = {}
+    for path in media:
+        for at in path.parents:
+            if (number := _REPEATS.fullmatch(at.name)) and int(number[1]) <= MOST_REPEATS:
+                found[at] = int(number[1])
+                break
+            if not at.is_relative_to(folder) or at == folder:
+                break
+    return found
+
+
 def is_list(path: Path) -> bool:
     """Whether a file beside media is a list of media by its name, which a folder of media does not read."""
     return path.suffix.lower() in LISTS or path.name.lower() in LIST_NAMES
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is none that a person laid beside media: a cache, a record of this program, or the system's."""
-    name = path.name.lower()
-    return name in OF_THE_SYSTEM or bool(_OURS.fullmatch(name) or medium_of(path.name))
+    """Whether a file is a cache or a record of this program."""
+    return bool(_OURS.fullmatch(path.name.lower()) or medium_of(path.name))
+
+
+def is_of_the_system(path: Path) -> bool:
+    """Whether a file is one that an operating system writes into folders."""
+    return path.name.lower() in _OF_THE_SYSTEM
+
+
+def is_laid(path: Path) -> bool:
+    """Whether a person may have laid a file beside media: it is neither this program's nor the system's."""
+    return not (is_ours(path) or is_of_the_system(path))
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
@@ -197,7 +223,7 @@ def is_beside_media(path: Path) -> bool:
     """Whether a file is one that goes with media: a caption, which is looked for by name, a cache or settings."""
     if is_list(path):
         return False
-    return path.suffix.lower() in {_CAPTION, *BESIDE_MEDIA} or path.name.lower() in OF_THE_SYSTEM
+    return path.suffix.lower() in {_CAPTION, *BESIDE_MEDIA} or is_of_the_system(path)
 
 
 def _pairs(files: Sequence[Path]) -> tuple[list[dict[str, str]], list[str]]:

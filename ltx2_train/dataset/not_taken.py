@@ -12,7 +12,7 @@ from ..media.sound_media import is_sound_alone
 from ..paths import is_run_folder
 from .companions import folders_beside
 from .entry import DatasetRef, DatasetSettings
-from .layouts import is_list, is_ours
+from .layouts import is_laid, is_list
 from .notes import SHOWN_AT_MOST
 from .scan import MEDIA_SUFFIXES, unread_kind
 
@@ -93,7 +93,7 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
                 yield path, f"is {unread[1]}"
         elif path.suffix.lower() in (".txt", ".caption"):
             texts.append(path)
-        elif not (is_ours(path) or is_of_a_folder(path) or is_dir(path)):
+        elif is_laid(path) and not (is_of_a_folder(path) or is_dir(path)):
             yield path, A_LIST if is_list(path) else NO_MEDIUM
     for path in texts:
         if (beside := name_key(str(path.with_suffix(""))) in media) or not (_is_about(path) or is_dir(path)):

@@ -27,6 +27,7 @@ from .dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from .idle_beside import idle_beside, idle_sentences
 from .idle_found import idle_found
 from .items import DatasetPlan, Item
+from .layouts import repeats_in_names
 from .media_index import MediaIndex
 from .not_taken import named_places, not_taken
 from .notes import SHOWN_AT_MOST, DataNote
@@ -175,6 +176,7 @@ def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -
     yield from _without_reference(entry, items)
     yield from _without_mask(entry, items)
     yield from _in_some_rows(entry, items)
+    yield from _repeats_in_names(entry, items)
     of_settings = (
         *_of_folders(entry, items),
         *_unreached_lengths(entry, targets, items),
@@ -182,6 +184,22 @@ def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -
         *_beside_frames(items),
     )
     yield from (DataNote("settings", told) for told in of_settings)
+
+
+def _repeats_in_names(entry: DatasetSettings, items: Sequence[Item]) -> Iterator[DataNote]:
+    """A sentence on folders whose names begin with a number that kohya's scripts would take for repeats."""
+    own = entry.source if entry.source.is_dir() else entry.source.parent
+    found = repeats_in_names(own, (item.source.path for item in items if not item.validation))
+    chosen = entry.source if entry.num_repeats > 1 else None  # the folder of the dataset, and its own number
+    names = [
+        f"{path.name} (num_repeats = {number})"
+        for path, number in found.items()
+        if path != chosen and number != entry.num_repeats
+    ]
+    if names:
+        what = "numbers in front of the names of folders are not read as repeats, and each sample there is seen"
+        mend = "Where they are meant so, name each folder in a dataset of its own that says so"
+        yield DataNote("settings", f"{what} num_repeats = {entry.num_repeats} times. {mend}", names=names)
 
 
 def _without_rate(entry: DatasetSettings, items: Sequence[Item]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from .captions import NOT_TEXT, REPLACEMENT, parse_replacement
 from .condition_settings import ConditionSettings
 
 OF_FOLDERS = ".source_key = image_directory | video_directory | audio_directory -- with a folder of media"
+MOST_REPEATS = 100_000
 _OWN_LENGTHS = "not .listed_sizes -- without resolution_buckets, which say sizes and lengths"
 
 
@@ -47,7 +48,7 @@ class SharedSettings(ConditionSettings):
         json_schema_extra={"advanced": True},
     )
     batch_size: int = Field(default=1, ge=1, description="Samples in one batch; all of one size.")
-    num_repeats: int = Field(default=1, ge=1, le=100_000, description="How often each sample is seen in an epoch.")
+    num_repeats: int = Field(default=1, ge=1, le=MOST_REPEATS, description="How often each sample is seen in an epoch.")
     resolution: tuple[int, int] = Field(
         default=(960, 544),
         description="Width and height, or one number for a square. With buckets it is the area that counts.",

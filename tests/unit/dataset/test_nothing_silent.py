@@ -125,3 +125,33 @@ def test_captions_of_media_that_the_mode_does_not_train_are_not_encoded(clips, m
     text = Text(plan, SimpleNamespace(mode=mode, settings=SimpleNamespace(text_form="compact", text_dtype="bf16")))
     found = [job.source.name for job in text.jobs() if not text.needless(job)]
     assert found == (needed or ["a.mp4", "b.mp4", "v.wav"])
+
+
+def of_repeats(asked):
+    """What plan and check say of repeats in the names of folders, which is the same."""
+    told = [one for one in plan_dataset(asked).warnings if "not read as repeats" in one]
+    found = [one.reason for one in check_dataset(asked).findings if "not read as repeats" in one.reason]
+    assert found == [one.words + ": " + ", ".join(one.names) for one in told]
+    return [one for note in told for one in note.names]
+
+
+def test_repeats_in_the_names_of_folders_are_told(tmp_path):
+    for place in ("10_fox", "5_hen/more", "plain", "1_once", "2000000_far"):
+        write_image(tmp_path / "all" / place / f"{place[:4]}.png", 64, 64)
+
+    def entry(folder, **more):
+        return {"image_directory": folder, "cache_directory": "cache", **more}
+
+    both = ["10_fox (num_repeats = 10)", "5_hen (num_repeats = 5)"]
+    assert of_repeats(config(tmp_path, entry("all", recursive=True))) == both
+    others = ["1_once (num_repeats = 1)", both[1]]
+    assert of_repeats(config(tmp_path, entry("all", recursive=True, num_repeats=10))) == others
+    assert of_repeats(config(tmp_path, entry("all/10_fox"))) == both[:1]
+    assert of_repeats(config(tmp_path, entry("all/10_fox", num_repeats=3))) == []
+    assert of_repeats(config(tmp_path, entry("all/plain"), validation=[entry("all/10_fox", cache_directory="c")])) == []
+    rows = [{"image_path": f"all/{one}", "caption": "x"} for one in ("10_fox/10_f.png", "plain/plai.png")]
+    assert of_repeats(of_list(tmp_path, rows, "image_jsonl_file")) == both[:1]
+    (tmp_path / "lists").mkdir()
+    rows[0]["image_path"] = str(tmp_path / "all" / "10_fox" / "10_f.png")
+    assert of_repeats(of_list(tmp_path / "lists", rows[:1], "image_jsonl_file")) == both[:1]
+    assert of_repeats(of_list(tmp_path, rows[:1], "image_jsonl_file", num_repeats=10)) == []
