@@ -46,6 +46,8 @@ UNSEEN_REFERENCE = "references belong to recordings, which have no picture, and 
 SHORT_SOUND_MASK = "masks for sound are shorter than their clips, and what is behind their end is generated"
 LONG_SOUND_MASK = "masks for sound are longer than their clips; what is behind the end is not used"
 LONG_SOUND = "sounds are longer than their clips; what is behind the end is not used"
+AT_RATE = "sounds are nearest to the length of their clips at source_fps, and are heard as they are"
+BY_FILE = "sounds are nearest to the length of their clips without source_fps, and change their speed with them"
 SHORT_SOUND = "sounds are shorter than their clips, and what is behind their end is silence"
 OTHER_SECONDS, OTHER_SHARE = 0.5, 0.1  # by which a sound of another take differs at least
 CODED_SECONDS = 0.1  # by which an encoder may make a sound longer
@@ -162,11 +164,20 @@ class Fit:
         if longer >= max(NOTICED / item.fps, CODED_SECONDS):
             self._note(LONG_SOUND_MASK, mask, f"({longer:.2f} s)")
 
-    def sound(self, seconds: float, sound: MediaInfo) -> None:
-        """Look at the sound file `sound` of a clip that lasts `seconds`."""
+    def sound(self, clip: MediaInfo, sound: MediaInfo, at_rate: float | None) -> bool:
+        """Look at the sound file `sound` of `clip`, which lasts `at_rate` seconds where its rate is the user's.
+
+        Whether that is the length that counts: the nearer one to that of the sound does.
+        """
+        of_rate = at_rate is not None and abs(sound.duration - at_rate) < abs(sound.duration - clip.duration)
+        seconds = at_rate if at_rate is not None and of_rate else clip.duration
+        if at_rate is not None and abs(at_rate - clip.duration) > CODED_SECONDS:
+            lengths = f"({sound.duration:.2f} s; the clip {at_rate:.2f} s at source_fps, {clip.duration:.2f} s without)"
+            self._note(AT_RATE if of_rate else BY_FILE, sound, lengths)
         if abs(sound.duration - seconds) > max(OTHER_SECONDS, OTHER_SHARE * seconds):
             topic = LONG_SOUND if sound.duration > seconds else SHORT_SOUND
             self._note(topic, sound, f"({sound.duration:.2f} s, the clip {seconds:.2f} s)")
+        return of_rate
 
     def useless(self, topic: str, paths: Iterable[Path | None]) -> None:
         """Take down that files which go with a medium have no use beside it, as `topic` says."""

@@ -108,10 +108,7 @@ class Cutter:
         overridden, by_clock = entry.source_fps is not None, False
         if apart is not None and not silence:
             with contextlib.suppress(DataError):  # whoever encodes it says so
-                heard = self.look(apart)
-                true = line.frames / line.fps  # seconds of the clip at the rate that the user gave
-                by_clock = overridden and abs(heard.duration - true) < abs(heard.duration - media.duration)
-                self.fit.sound(true if by_clock else media.duration, heard)
+                by_clock = self.fit.sound(media, self.look(apart), line.frames / line.fps if overridden else None)
         tracks: tuple[int, ...] = ()
         if apart is None and not silence:
             tracks, silence = chosen_tracks(media, entry.audio_track)

@@ -380,9 +380,19 @@ def test_settings_that_cannot_be_are_refused(tmp_path, entry, said):
 def test_a_sound_of_its_own_that_fits_the_rate_of_the_user_is_not_stretched(tmp_path):
     write_video(tmp_path / "a.mp4", moving_square(34, 64, 64))
     (tmp_path / "a.txt").write_text("x")
-    for seconds, used in ((0.68, 0.68), (1.36, 1.36)):
+    lengths = "the clip 0.68 s at source_fps, 1.36 s without"
+    for seconds, used, told in (
+        (0.68, 0.68, f"at source_fps, and are heard as they are: a.wav (0.68 s; {lengths})"),
+        (1.36, 1.36, f"without source_fps, and change their speed with them: a.wav (1.36 s; {lengths})"),
+    ):
         write_sound(tmp_path / "a.wav", tone(seconds))
         entry = {"video_directory": ".", "audio_source": "audio_files", "source_fps": 50, "target_frames": [17]}
         plan = plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path))
         assert plan.items[0].sound.seconds == pytest.approx(used, abs=0.05)
         assert not any("shorter" in text or "longer" in text for text in plan.warnings)
+        assert [text for text in plan.warnings if "source_fps" in text] == [
+            f"datasets[0]: 1 sounds are nearest to the length of their clips {told}"
+        ]
+    del entry["source_fps"]
+    plan = plan_dataset(DatasetConfig.from_table({"general": {"resolution": 64}, "datasets": [entry]}, tmp_path))
+    assert not any("source_fps" in text for text in plan.warnings)
