@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,22 +11,35 @@ from pydantic.fields import FieldInfo
 
 
 def field_at(kind: type[BaseModel], path: str) -> FieldInfo:
-    """The field at a dotted path."""
+    """The field at a dotted path, with the default that it has there."""
     *groups, last = path.split(".")
+    defaults: object = None
     for group in groups:
-        inner = kind.model_fields[group].annotation
+        field = _here(kind, group, defaults)
+        inner, defaults = field.annotation, field.default
         assert isinstance(inner, type), f"{path}: {group} is not a group"
         assert issubclass(inner, BaseModel), f"{path}: {group} is not a group"
         kind = inner
-    return kind.model_fields[last]
+    return _here(kind, last, defaults)
 
 
-def leaves(kind: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def _here(kind: type[BaseModel], name: str, defaults: object) -> FieldInfo:
+    """The field `name` of `kind`, whose default the group that holds it may set (`defaults`, its own)."""
+    field = kind.model_fields[name]
+    if not isinstance(defaults, kind) or getattr(defaults, name) == field.get_default(call_default_factory=True):
+        return field
+    field = copy(field)
+    field.default = getattr(defaults, name)
+    return field
+
+
+def leaves(kind: type[BaseModel], before: str = "", defaults: object = None) -> Iterator[tuple[str, FieldInfo]]:
     """Dotted path and field of every setting of `kind`, in order."""
-    for name, field in kind.model_fields.items():
+    for name in kind.model_fields:
+        field = _here(kind, name, defaults)
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from leaves(inner, f"{before}{name}.")
+            yield from leaves(inner, f"{before}{name}.", field.default)
         else:
             yield before + name, field
 

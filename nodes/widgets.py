@@ -251,7 +251,8 @@ def value_of(field: FieldInfo, setting: Setting, shown: Any) -> Any:
         by_text = {str(choice): choice for choice in get_args(inner)}
         return by_text.get(str(shown), shown)
     if inner in (int, float):
-        return None if optional and shown == unset_number(field, setting) else shown
+        is_unset = optional and shown == unset_number(field, setting)
+        return None if is_unset and not _has_default(field) else shown
     if inner is bool:
         return SWITCH.get(shown, shown) if optional else shown
     text = str(shown).strip()
@@ -295,7 +296,7 @@ def tooltip(field: FieldInfo, setting: Setting) -> str:
         elif low:
             notes.append(f"{low} or more")
         if optional:
-            notes.append(f"{unset_number(field, setting):g} = not set")
+            notes.append(f"{unset_number(field, setting):g} = {'off' if _has_default(field) else 'not set'}")
     elif setting.one_line and _is_list(inner) and str in _item_types(inner):
         notes.append("commas between several")
     elif optional and inner is bool:
@@ -315,6 +316,11 @@ def unset_number(field: FieldInfo, setting: Setting) -> float:
         return setting.unset
     rules = limits(field)
     return 0 if rules.get("ge", 0) > 0 or rules.get("gt", -1) >= 0 else -1
+
+
+def _has_default(field: FieldInfo) -> bool:
+    """Whether an optional setting that is left out is set all the same, so that only its number says that it is off."""
+    return not field.is_required() and field.get_default(call_default_factory=True) is not None
 
 
 def _step(field: FieldInfo, setting: Setting) -> float:

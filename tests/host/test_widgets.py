@@ -69,6 +69,18 @@ def test_an_optional_number_shows_unset_below_its_smallest_legal_value(widgets, 
     assert form.tables({name: 3}) == {"inner": {name: 3}}
 
 
+def test_what_a_group_sets_of_its_parts_is_the_default_and_can_be_switched_off(nodes, widgets):
+    setting = widgets.Setting("sample.tiles.spatial_tile", "tile")
+    shown = widgets.widget(nodes.train.RunConfig, setting)
+    assert (shown.default, shown.min) == (512, 0)
+    assert "0 = off" in shown.tooltip
+    form = widgets.Form(nodes.train.RunConfig, [setting])
+    off = nodes.train.RunConfig.model_validate(form.changed({"tile": 0}))
+    assert (off.sample.tiles.spatial_tile, off.sample.tiles.chunk_size) == (None, 32)
+    assert form.changed({"tile": 512}) == {}
+    assert widgets.widget(nodes.train.RunConfig, widgets.Setting("cache.tiles.spatial_tile")).default == 0
+
+
 def test_choices_become_a_combo_and_unset_is_one_of_them(widgets):
     assert make(widgets, "kind").options["options"] == ["a", "b"]
     assert make(widgets, "kind").default == "b"
