@@ -95,8 +95,8 @@ class Text(CacheKind[Any]):
     def stale(self, file: CacheFile, job: Job) -> str | None:
         if reason := useless_text(file, self.recipe.mode):
             return reason
-        stored = file.metadata.get("caption", file.metadata.get("caption1"))
-        if stored is not None and " ".join(stored.split()) != job.item.caption:
+        stored = said_caption(file)
+        if stored and " ".join(stored.split()) != job.item.caption:
             return "the caption (or trigger word) changed"
         if job.item.source.others and file.metadata.get("captions") != _count(job):
             return "the number of its captions changed"
@@ -140,6 +140,11 @@ class Text(CacheKind[Any]):
 def _count(job: Job) -> str:
     """How many captions the medium of `job` has."""
     return str(1 + len(job.item.source.others))
+
+
+def said_caption(file: CacheFile) -> str:
+    """The caption that a text cache says it holds; "" where it says none, as those of some other programs do."""
+    return file.metadata.get("caption", file.metadata.get("caption1", ""))
 
 
 def useless_text(file: CacheFile, mode: Mode) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..caching.cache_file import VIRTUAL_KEYS, CacheFile, stale_weights, without_mend
 from ..caching.encode_keyframes import keyframes_path
-from ..caching.encode_text import stale_text_weights, useless_text
+from ..caching.encode_text import said_caption, stale_text_weights, useless_text
 from ..caching.notes import damage
 from ..dataset.cache_names import (
     LATENT_SUFFIX,
@@ -44,23 +44,14 @@ from ..shapes import (
     VideoShape,
 )
 from .cached_names import CachedName, cached_names, first_names, listed_in_manifest, lone_texts, passed_over
+from .captions_in_use import cached_texts, caption_count, told_of_caches
 from .sample_check import SampleChecker, up_to_the_last
 from .samples import Sample, SoundBuckets
 
 
 def cached_captions(entry: DatasetSettings) -> Iterator[str]:
-    """The captions in the text caches of a dataset, in the order of its samples."""
-    for name in cached_names(entry):
-        parsed = CachedName.beside(entry.caches, name)
-        if parsed is None:
-            continue
-        for form in ("compact", "full"):
-            path = entry.caches / text_cache_name(parsed.stem, form)
-            if path.is_file():
-                metadata = CacheFile(path).metadata
-                if caption := metadata.get("caption", metadata.get("caption1", "")):
-                    yield caption
-                break
+    """The first captions in the text caches of a dataset, in the order of its samples."""
+    return (captions[0] for _, captions in cached_texts(entry) if captions)
 
 
 def are_unsaid(config: DatasetConfig) -> bool:
@@ -140,6 +131,8 @@ class CachedSamples:
         media = len({one.text_path for one in samples})
         of_sizes = ", ".join(f"{count} of {size}" for size, count in sizes.items())
         tell(f"{ref.name} is read from its caches alone: {len(samples)} samples of {media} media ({of_sizes}).")
+        for text in told_of_caches(ref):
+            tell(text, "warning")
         if shared := self._of_one_text(samples):
             tell(
                 f"{ref.name}: latents of several media share the text cache of one, and its caption: a clip that is "
@@ -229,7 +222,8 @@ class CachedSamples:
             key=key,
             shape=shape,
             fps=stated or rate,
-            caption=caption_file.metadata.get("caption", caption_file.metadata.get("caption1", "")),
+            caption=said_caption(caption_file),
+            unsaid=not said_caption(caption_file),
             latent_path=path,
             text_path=caption_file.path,
             others=self._others(entry, name, caption_file),
@@ -272,9 +266,8 @@ class CachedSamples:
 
     def _others(self, entry: DatasetSettings, name: CachedName, first: CacheFile) -> tuple[tuple[str, Path], ...]:
         """The further captions that a medium has by what the cache of its first says."""
-        said = first.metadata.get("captions", "1")
         found = []
-        for number in range(1, int(said) if said.isdecimal() else 1):
+        for number in range(1, said := caption_count(first)):
             file = self._text(entry, name, number)
             if file is None:
                 raise CacheError(f"caption {number + 1} of {said} has no cache", first.path)
@@ -364,7 +357,7 @@ class CachedSamples:
 
 def _require_trigger(entry: DatasetSettings, text: CacheFile) -> None:
     """Raise CacheError where a caption was encoded without the trigger word that its dataset names."""
-    said = text.metadata.get("caption", text.metadata.get("caption1", ""))
+    said = said_caption(text)
     if said and with_trigger(said, entry.trigger_word) != said:
         raise CacheError(
             f'its caption is without trigger_word = "{entry.trigger_word}", and captions are those of the caches: '

@@ -11,7 +11,7 @@ from ..caching.encode import Latents, References
 from ..caching.encode_keyframes import Keyframes
 from ..caching.encode_mask import Masks, SoundMasks
 from ..caching.encode_sound import ReferenceSound, SoundLatents
-from ..caching.encode_text import Text
+from ..caching.encode_text import Text, said_caption
 from ..caching.kind import Job
 from ..caching.recipe import CacheRecipe
 from ..dataset.notes import SHOWN_AT_MOST
@@ -22,6 +22,7 @@ from ..media.sound import read_sound
 from ..objective.audio import AudioSettings, virtual_shape
 from ..shapes import Mode
 from ..weights.reader import ENDING
+from .captions_in_use import told_of_unsaid
 from .samples import Sample, SoundBuckets
 
 NO_SOURCES = (
@@ -51,6 +52,7 @@ class SampleChecker:
         self._keyframes = Keyframes(plan, recipe)
         self._text = Text(plan, recipe)
         self._texts: dict[tuple[Path, str], tuple[Path, ...] | None] = {}
+        self._unsaid: dict[tuple[Path, str], Item] = {}
 
     def sample(self, item: Item) -> Sample | None:
         """The sample of `item`, or None where the mode has no use for it or with the reason noted."""
@@ -91,6 +93,7 @@ class SampleChecker:
             latent_path=item.latent_path,
             text_path=texts[0],
             others=tuple(zip(item.source.others, texts[1:], strict=True)),
+            unsaid=item.text_key in self._unsaid,
             dataset=item.dataset.index,
             repeats=entry.num_repeats,
             buckets=SoundBuckets.of(entry, self.audio),
@@ -146,6 +149,8 @@ class SampleChecker:
             return None
         if state.file is not None:
             self.foreign += not state.file.fingerprinted
+            if not said_caption(state.file):
+                self._unsaid[item.text_key] = item
         return job.path
 
     def _companions(self, item: Item, seen: bool, heard: bool) -> dict[str, Any] | None:
@@ -200,6 +205,8 @@ class SampleChecker:
         if self.unfit:
             what = "have no picture and" if self.mode == "video" else "have no sound and"
             self.events.message(f"{self.unfit} samples {what} are not used in mode {self.mode}.")
+        if self._unsaid:
+            self.events.message(told_of_unsaid(list(self._unsaid.values())), "warning")
         if self.foreign:
             self.events.message(
                 f"{self.foreign} caches were made by another program and carry no fingerprints; "

@@ -47,7 +47,8 @@ class Sample:
     their conditions, None where one is missing; masks and the frames of keyframe slots are None where a
     sample has none, or the mode no use for them.
 
-    `others` are its further captions with their caches; one of all is drawn whenever it is trained on.
+    `others` are its further captions with their caches; one of all is drawn whenever it is trained on. `unsaid`: its
+    text cache does not say its caption, and `caption` is the one beside its medium, or "".
     """
 
     key: str
@@ -73,6 +74,7 @@ class Sample:
     audio_mask_path: Path | None = None
     keyframes_path: Path | None = None
     others: tuple[tuple[str, Path], ...] = ()
+    unsaid: bool = False
 
     @property
     def captions(self) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ from ..caching.recipe import CacheRecipe
 from ..caching.writable import require_writable, written_folders
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
-from ..dataset.as_read import captions_of_items
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.manifest import MANIFEST_NAME
 from ..dataset.outputs import require_cache_folders
@@ -37,6 +36,7 @@ from ..device import DTYPES, pick_device
 from ..errors import CheckpointError, ConfigError, DataError, RunError
 from ..events import Events, shielded
 from ..feed.cached import are_unsaid, dataset_captions
+from ..feed.captions_in_use import captions_in_use
 from ..locks import alone
 from ..models.audio_vae import AudioVAE
 from ..models.plain_text import PlainText
@@ -189,8 +189,8 @@ def _planned(
     plan.require_enough()
     if idle := idle_in_mode(run, plan):
         events.message(idle, "warning")
-    if captions := captions_of_items(plan.items):
-        events.message(captions.text())
+    kept = CacheRecipe(run.cache, run.model.mode) if run.cache.skip_existing else None
+    captions_in_use(dataset, plan.items, kept).tell(events)
     return dataset, plan
 
 

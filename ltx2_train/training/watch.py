@@ -109,14 +109,14 @@ def describe_mix(order: BatchOrder, mode: str, can_fill: bool, events: Events) -
 
 def sample_captions(samples: Sequence[Sample]) -> CaptionsAsRead | None:
     """The captions of `samples`, each once a medium; None where their caches do not say any."""
-    media = {sample.text_path: sample for sample in samples}.values()
+    media = {sample.text_path: sample for sample in samples if not sample.unsaid}.values()
     return captions_as_read((medium_of(one.latent_path.name), text) for one in media for text in one.captions)
 
 
 def warn_of_captions(samples: Sequence[Sample], events: Events) -> None:
     """Warn where every file has the same caption: the LoRA cannot tell them apart, and prompts lose their hold."""
     files = {sample.text_path for sample in samples}
-    captions = {sample.caption for sample in samples}  # "" where another program's caches do not say
+    captions = {"" if sample.unsaid else sample.caption for sample in samples}
     if len(files) > 1 and len(captions) == 1 and captions != {""}:
         events.message(
             f"All {len(files)} files have the same caption ({next(iter(captions))[:60]!r}). The LoRA will answer to "

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from ..caching.recipe import CacheRecipe
 from ..dataset.account import Account, accounts, in_groups
-from ..dataset.as_read import captions_of_items
 from ..dataset.dataset_file import DatasetConfig, DatasetRef, DatasetSettings
 from ..dataset.idle_beside import idle_beside
 from ..dataset.items import TooManyLeftOut
@@ -25,6 +25,7 @@ from ..dataset.plan import DatasetPlan, Item, plan_dataset, used_beside
 from ..dataset.scan import MEDIA_SUFFIXES, MediaFile, NothingLeft, Skipped, find_media, unread_kind
 from ..errors import ConfigError, DataError
 from ..events import Events, Passing, shielded
+from ..feed.captions_in_use import captions_in_use
 from ..shapes import VideoShape
 from ..threads import Threads
 from .check_files import FileFacts, examine, file_findings, left_out_finding, lost_clip, lost_frame
@@ -124,11 +125,12 @@ def check_dataset(
     counted = [fact for _, fact in everything]
     count = sum(len(fact.items) if fact.items[0].kind == "audio" else 1 for fact in counted)
     findings += size_finding(WHOLE, count, goal, voices)
+    in_use = captions_in_use(config, _items(parts), CacheRecipe())
+    findings += [Finding("amber", "caption", WHOLE, text.rstrip(".")) for text in in_use.told]
     findings.sort(key=lambda finding: -LEVELS.index(finding.level))
     files = [file for part in parts for file in _files(part, findings)]
     name = "settings" if isinstance(source, DatasetConfig) else str(source)
-    captions = captions_of_items(_items(parts))
-    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started, captions, told_of)
+    return CheckReport(name, tuple(files), tuple(findings), time.monotonic() - started, in_use.read, told_of)
 
 
 def _check_part(

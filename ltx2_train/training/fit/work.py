@@ -19,13 +19,13 @@ from ...caching.recipe import CacheRecipe
 from ...conditions.settings import AudioStream, VideoStream
 from ...conditions.trained import reference_sounds_of, references_of
 from ...config import RunConfig
-from ...dataset.as_read import captions_of_items
 from ...dataset.dataset_file import DatasetConfig
 from ...dataset.entry import DatasetSettings
 from ...dataset.plan import Item, plan_dataset
 from ...errors import CacheError, ConfigError
 from ...events import Events, Passing
 from ...feed.batches import BatchOrder
+from ...feed.captions_in_use import captions_in_use
 from ...feed.loader import Sample, SoundBuckets
 from ...models.positions import slot_places
 from ...objective.audio import audio_steps, virtual_shape
@@ -139,11 +139,12 @@ def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     dataset = DatasetConfig.read(run.need("data.config"), run.foreign)
     quiet = Passing(events or Events(), tells=())
     plan = plan_dataset(dataset, Passing(events or Events(), tells=("message",)), brief=True)
-    if events is not None and (captions_read := captions_of_items(plan.items)):
-        events.message(captions_read.text())
     mode = run.model.mode
+    recipe = CacheRecipe(run.cache, mode)
+    if events is not None:
+        captions_in_use(dataset, plan.items, recipe).tell(events)
     try:
-        data = open_data(run, CacheRecipe(run.cache, mode), quiet, dataset, plan)
+        data = open_data(run, recipe, quiet, dataset, plan)
         samples: Sequence[Sample] = data.samples
         shown, source = partial(cached_references, run=run), "the caches"
         held_out = data.validation
