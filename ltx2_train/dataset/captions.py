@@ -94,13 +94,14 @@ def _in_json(path: Path, text: str, unused: set[str]) -> list[str]:
     except ValueError as error:
         raise DataError(f"The caption {path.name} is not JSON: {error}. Correct it.", path) from error
     if isinstance(value, dict):
-        key = next((key for key in JSON_KEYS if value.get(key)), None)
-        if key is None and not {*JSON_KEYS}.isdisjoint(value):
+        there = [other for key in JSON_KEYS for other in (key, *value) if other.strip().casefold() == key]
+        key = next((other for other in there if value.get(other)), None)
+        if key is None and not {*there}.isdisjoint(value):
             return []  # it stands there, and nothing in it
         if key is None:
             raise DataError(
                 f"The caption {path.name} has none of the keys {', '.join(JSON_KEYS)}, but "
-                f"{', '.join(map(str, value)) or 'nothing'}. Rename the one with the caption.",
+                f"{', '.join(value) or 'nothing'}. Rename the one with the caption.",
                 path,
             )
         unused |= {f"{UNREAD_KEY}{other}" for other in value if value[other] and other != key}

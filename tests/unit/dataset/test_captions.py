@@ -119,6 +119,12 @@ def test_several_captions_in_json_and_by_line(tmp_path):
     (tmp_path / "a.json").write_text('{"caption": ["", "a fox", "a red fox", "a  fox"]}')
     assert read_captions(tmp_path / "a.json") == (["a fox", "a red fox"], None)
     assert read_caption(tmp_path / "a.json") == ("a fox", None)
+    (tmp_path / "b.json").write_text('{"TEXT": "x", " Caption": "", "Prompt": "a fox", "prompt": "a hen"}')
+    unused = set()
+    assert read_captions(tmp_path / "b.json", unused=unused) == (["x"], None), "as with small letters"
+    assert unused == {"not read of it: Prompt", "not read of it: prompt"}
+    (tmp_path / "b.json").write_text('{"Prompt": "a fox", "prompt": "a hen"}')
+    assert read_captions(tmp_path / "b.json") == (["a hen"], None)
     (tmp_path / "b.json").write_text('{"caption": ["a fox\\na dog", "a cat"]}')
     assert read_captions(tmp_path / "b.json") == (["a fox a dog", "a cat"], None)
     assert read_captions(tmp_path / "b.json", by_line=True) == (["a fox", "a dog", "a cat"], None)

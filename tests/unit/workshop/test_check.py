@@ -677,6 +677,8 @@ def test_masks_of_sound_that_make_no_sense_are_red_by_name(tmp_path):
     masks.mkdir()
     written = {
         "good": "[[0, 0.2]]",
+        "wide": "[[0, 0.2]]",
+        "unmarked": "[[0, 0.2]]",
         "nan": "[[0, NaN]]",
         "table": "{}",
         "null": "null",
@@ -690,14 +692,15 @@ def test_masks_of_sound_that_make_no_sense_are_red_by_name(tmp_path):
         sound = media.tone(0.5, 100 * hz, 16000)
         media.write_sound(folder / f"{name}.wav", sound, 16000, caption=f"a tone of {name}")
     for name, text in written.items():
-        (masks / f"{name}.json").write_text(text)
+        (masks / f"{name}.json").write_text(text, {"wide": "utf-16", "unmarked": "utf-16-le"}.get(name))
     loud = np.ones((1, 8000), np.float32)
     loud[0, 7000] = np.nan
     media.write_sound(masks / "numbers.wav", loud, 16000)
     media.truncate(media.write_sound(masks / "cut.wav", np.ones((1, 8000), np.float32), 16000), 0.5)
     report = check(folder, 'audio_mask_directory = "masks"', source='audio_directory = "m"')
     red = {finding.path.stem: finding.reason for finding in report.findings if finding.level == "red" and finding.path}
-    assert set(red) == {*written, "numbers", "cut"} - {"good"}
+    assert set(red) == {*written, "numbers", "cut"} - {"good", "wide"}
+    assert "begins as UTF-16 without a byte order mark" in red["unmarked"]
     assert all("mask" in reason for reason in red.values())
     assert "is cut short" in red["cut"]
     assert "not numbers" in red["numbers"]
