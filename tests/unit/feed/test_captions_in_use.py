@@ -9,11 +9,14 @@ from media import write_image
 from safetensors.torch import load_file, save_file
 
 from ltx2_train.caching.recipe import CacheRecipe
+from ltx2_train.config import make_run
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.events import Events
 from ltx2_train.feed.captions_in_use import captions_in_use
 from ltx2_train.feed.loader import TrainingSet
+from ltx2_train.training.caches import _planned
+from ltx2_train.training.fit.work import largest_workload
 from ltx2_train.training.watch import sample_captions
 from ltx2_train.workshop.check import check_dataset
 
@@ -71,3 +74,18 @@ def test_captions_of_caches_alone_are_shown_and_files_that_say_others_are_named(
     assert other.endswith(": a.txt.")
     (half / "pics" / "b.txt").write_text("another")
     assert shown(only, CacheRecipe())[1][1].endswith(": a.txt, b.txt.")
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_plan_and_build_show_them_too(half, anew):
+    config = half / "dataset.toml"
+    config.write_text('[[datasets]]\nimage_directory = "pics"\ncache_directory = "cache"\nresolution = 64\n')
+    table = {"data": {"config": str(config)}, "model": {"checkpoint": "m.safetensors", "mode": "video"}}
+    run, said, events = make_run(table | {"cache": {"skip_existing": not anew}}), [], Events()
+    events.message = lambda text, level="info": said.append(text)
+    largest_workload(run, events)
+    _planned(run, config, [], [run], events)
+    plan, build = [text for text in said if text.startswith("Captions as they are read")]
+    assert plan.startswith("Captions as they are read (1;")
+    assert build.startswith(f"Captions as they are read ({2 if anew else 1};"), "a build that makes all anew has both"
+    assert len([text for text in said if "Not used are the captions beside these media: a.txt." in text]) == 2 - anew
