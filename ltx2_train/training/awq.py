@@ -18,7 +18,7 @@ from ..device import release
 from ..events import Events
 from ..feed.batches import Batches, load_batch
 from ..placement import load_placed
-from ..weights.awq import FILE, collect_activations, load_activations, save_activations
+from ..weights.awq import AWQ_FILE, collect_activations, load_activations, save_activations
 from ..weights.quantize import quantized_paths
 from .contexts import ContextStore, streams_of
 from .fit import Facts, make_plan, this_machine
@@ -34,7 +34,7 @@ def measured_activations(
     checked: Checked, config: RunConfig, contexts: ContextStore, sound: RunSound | None, events: Events
 ) -> Mapping[str, Tensor]:
     """mean |x| of the inputs of every linear that is quantized, by path; from the run folder where it is there."""
-    path = checked.folder.path / FILE
+    path = checked.folder.path / AWQ_FILE
     made_from = {
         "checkpoint": checked.base["fingerprint"],
         "mode": config.model.mode,

@@ -26,6 +26,7 @@ from ..families import FAMILIES, VERSIONS
 from ..feed.batches import BatchOrder
 from ..feed.cached import are_unsaid
 from ..feed.loader import TrainingSet
+from ..files import remove
 from ..full.choose import chosen_weights
 from ..lora.effect import why_idle
 from ..lora.file import load_lora_header
@@ -44,8 +45,10 @@ from ..sampling.sample import trained_of
 from ..sampling.told_prompts import describe_prompts, lacking_trigger
 from ..sampling.two_stages import require_upsampler
 from ..threads import heeding
+from ..weights.awq import AWQ_FILE
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint, published_blueprint
+from ..weights.loftq import LOFTQ_FILE
 from ..weights.probe import model_family
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
@@ -68,6 +71,7 @@ from .finished import finished_record, used_settings
 from .fit import Facts, MemoryPlan, this_machine
 from .fit.choose import LEANER, fixed_settings, make_plan, require_format
 from .fit.machine import EVERYTHING
+from .fit.memory_plan import PLAN_FILE
 from .fit.work import largest_batch, of_batch
 from .held_out import require_apart, require_validation, tell_drawn_apart, tell_fewer, validation_clips
 from .identity import Identity, recorded_optimizer, require_same
@@ -269,7 +273,7 @@ def open_checked(
     _require_continued(path, before, identity, config, data)
     checked = Checked(
         config=config,
-        folder=open_run(config.run, identity.record(), events, peers.first),
+        folder=_open_folder(config, identity, events, peers),
         files=files,
         device=device,
         data=data,
@@ -302,6 +306,18 @@ def open_checked(
         folder.close("failed")
         raise
     return checked
+
+
+def _open_folder(config: RunConfig, identity: Identity, events: Events, peers: Peers) -> RunFolder:
+    """Open the folder of the run. What a start that took no step has planned and measured in it is deleted, for it
+    holds nobody to its settings."""
+    folder = open_run(config.run, identity.record(), events, peers.first)
+    if folder.begins:
+        names = (PLAN_FILE, LOFTQ_FILE, AWQ_FILE, folder.metrics.name)
+        if stays := remove([folder.path / name for name in names]):
+            folder.close("failed")
+            raise RunError(f"{stays} Delete it, since the run begins anew, or choose another run.name.")
+    return folder
 
 
 def _require_continued(

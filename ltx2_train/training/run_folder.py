@@ -27,6 +27,8 @@ from ..dataset.outputs import no_folder
 from ..errors import RunError
 from ..events import Events
 from ..files import TEMPORARY_SUFFIX, parse_json, remove, sweep, why_closed, write_json, write_text
+from ..weights.reader import ENDING
+from .metrics import newest_step
 from .state import list_states, read_tree
 
 FORMAT = 1
@@ -42,6 +44,7 @@ class RunFolder:
     manifest: dict[str, Any] = field(default_factory=dict)
     _lock: IO[bytes] | None = None
     writes: bool = True
+    begins: bool = False  # whether nothing was there to go on with
 
     @property
     def name(self) -> str:
@@ -155,13 +158,16 @@ def saves_in(identity: Mapping[str, Any] | None) -> str:
 def recorded_run(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     """The folder that the run is to have, and the record (identity.py) of the run that it goes on with, or None.
 
-    Raises RunError where nothing in it tells what run it is. Nothing is opened or made.
+    Raises RunError where nothing in it tells what run it is. Nothing is opened or made. A run that another process has
+    begun is one to go on with, whatever it has left.
     """
     path = _path_of(settings)
     if settings.if_exists == "new":
         return _free_name(path), None
     manifest = _manifest_or_states(path)[0] if settings.if_exists == "continue" else None
-    return path, None if manifest is None else manifest.get("identity")
+    if manifest is None or (_is_bare(path, manifest) and not is_trained(path)):
+        return path, None
+    return path, manifest.get("identity")
 
 
 def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
@@ -180,7 +186,7 @@ def require_usable(settings: RunSettings) -> tuple[Path, dict[str, Any] | None]:
     if settings.if_exists == "new":
         path = _free_name(path)
     manifest, _ = _manifest_or_states(path)
-    if settings.if_exists == "error" and manifest is not None:
+    if settings.if_exists == "error" and manifest is not None and not _is_bare(path, manifest):
         raise RunError(
             f"A run named {settings.name!r} exists in {path.parent} and run.if_exists is 'error'. Choose another "
             "run.name, or set run.if_exists to 'continue' or 'new'."
@@ -201,13 +207,14 @@ def open_run(
     """Create or reopen the folder of the run, whose record is `identity` from now on.
 
     One that does not write looks at what another process has opened for it.
-    Where its manifest is damaged, the states tell how far it got, and `events` hears of it. Raises RunError where the
-    folder cannot be written, is in use, or holds something else; nothing in it has been changed then.
+    Where its manifest is damaged, the states tell how far it got, and `events` hears of it; and of a start with another
+    record that came to nothing, which this one takes the place of. Raises RunError where the folder cannot be written,
+    is in use, or holds something else; nothing in it has been changed then.
     """
     path, manifest = require_usable(settings)
     if not writes:
         return RunFolder(path, identity, manifest or {}, writes=False)
-    _, damage = _manifest_or_states(path)
+    _, told = _manifest_or_states(path)
     folders = (path, path / "states", path / "samples", path / saves_in(identity))
     for folder in folders:
         if why := no_folder(folder):
@@ -223,24 +230,44 @@ def open_run(
         ) from None
     for folder in folders:
         sweep(folder, older=0)  # whoever wrote here is gone, since the lock was free
-    folder = RunFolder(path, identity, manifest or {}, lock)
+    bare = _is_bare(path, manifest or {})
+    if manifest and bare and manifest.get("identity") != identity:
+        manifest, told = None, _begun_anew(path)
+    folder = RunFolder(path, identity, manifest or {}, lock, begins=bare)
     try:
-        if manifest is None or damage:
+        if manifest is None or told:
             reached = folder.manifest.get("step", 0)
             begun = {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "id": folder.id or secrets.token_hex(8)}
             folder.write_manifest("running", reached, state=reached, **begun)
     except BaseException:
         folder.close()
         raise
-    if damage and events is not None:
-        events.message(damage, "warning")
+    if told and events is not None:
+        events.message(told, "warning")
     return folder
+
+
+def _is_bare(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the run at `path` has taken no step and left no state, LoRA or checkpoint: whatever it was to be, there
+    is nothing to go on with and nothing to lose."""
+    steps = (manifest.get("step"), manifest.get("state"), newest_step(path / "metrics.jsonl"))
+    return not any(steps) and not list_states(path / "states") and not _has_saves(path)
+
+
+def _has_saves(path: Path) -> bool:
+    return any(any((path / name).rglob(f"*{ENDING}")) for name in ("lora", "checkpoints"))
+
+
+def _begun_anew(path: Path) -> str:
+    samples = any((path / "samples").glob("*"))
+    more = " Samples in it that are not drawn again are of the earlier start." if samples else ""
+    return f"{path} is of a start with other settings that took no step and left no LoRA. The run begins anew.{more}"
 
 
 def _manifest_or_states(path: Path) -> tuple[dict[str, Any] | None, str]:
     """The manifest of the run at `path`, or one made up from its states, and a sentence where that was needed.
 
-    Raises RunError where neither tells what the run is, and it has left LoRAs.
+    Raises RunError where neither tells what the run is, and it has left LoRAs or checkpoints.
     """
     damage = ""
     try:
@@ -258,9 +285,9 @@ def _manifest_or_states(path: Path) -> tuple[dict[str, Any] | None, str]:
                 | {"status": "running", "step": step, "state": step},
                 f"{missing} What the run is, and how far it got, is taken from {state.name}.",
             )
-    if damage and any((path / "lora").glob("*.safetensors")):
+    if damage and _has_saves(path):
         raise RunError(
-            f"{damage} No state can be read either, so the run would start over beside the LoRAs it has made. "
+            f"{damage} No state can be read either, so the run would start over beside what it has made. "
             "Choose another run.name, or set run.if_exists to 'new'."
         )
     return ({}, f"{damage} The run has left nothing, and is begun anew.") if damage else (None, "")

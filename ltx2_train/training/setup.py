@@ -43,7 +43,7 @@ from ..sampling.render import Renderer, open_vae
 from ..sampling.sample import given_media, prompt_folder
 from ..sampling.sound import SoundParts
 from ..threads import heeding
-from ..weights.loftq import Loftq
+from ..weights.loftq import LOFTQ_FILE, Loftq
 from ..weights.reader import TensorFile
 from ..weights.stored import weight_shapes
 from .awq import measured_activations
@@ -67,7 +67,6 @@ from .texts import prepare_texts
 from .watch import SoundWatch
 
 ENCODER_BYTES = 3 << 30  # the video VAE's encoder at work on one frame
-LOFTQ = "loftq.safetensors"  # in the run folder: what the quantized base lacks, taken out of every saved LoRA
 
 
 @dataclass
@@ -246,7 +245,7 @@ def _place_model(
     loftq = activations = None
     if quant.loftq:
         loftq = loftq_for(checkpoint, config.model.mode, config.settled_lora)
-        if (begun := folder.path / LOFTQ).exists():
+        if (begun := folder.path / LOFTQ_FILE).exists():
             loftq.load(begun)
     if quant.awq:
         activations = measured_activations(checked, stored, contexts, sound, events)
@@ -264,7 +263,7 @@ def _adapt(checked: Checked, placed: Placed, loftq: Loftq | None) -> TrainedSet:
     if loftq is not None:
         apply_loftq(loras, loftq)
         if checked.peers.first:
-            loftq.save(checked.folder.path / LOFTQ, {})
+            loftq.save(checked.folder.path / LOFTQ_FILE, {})
     placed.adapted()
     loras.measure(placed.block_there, config.train.seed)
     return loras

@@ -20,7 +20,7 @@ from .reader import TensorFile
 
 log = logging.getLogger(__name__)
 
-FILE = "awq_scales.safetensors"
+AWQ_FILE = "awq_scales.safetensors"
 _VERSION = "1"
 
 

@@ -31,6 +31,7 @@ from ..threads import heed
 from .fingerprint import part_fingerprint, same_weights
 from .reader import TensorFile
 
+LOFTQ_FILE = "loftq.safetensors"  # in a run folder: what the quantized base lacks, taken out of every saved LoRA
 RANK, ITERS, MODULES, BASE = "loftq_rank", "loftq_iters", "num_modules", "base_fingerprint"
 _KEYS = (".lora_A", ".lora_B")
 

@@ -31,11 +31,11 @@ from ltx2_train import (
     sample,
     train,
 )
-from ltx2_train.errors import DataError, RunError
+from ltx2_train.errors import CheckpointError, DataError, RunError
 from ltx2_train.files import digest
 from ltx2_train.lora.file import load_lora_state
 from ltx2_train.objective.terms import Term
-from ltx2_train.training import loop, metrics, saving
+from ltx2_train.training import loop, metrics, saving, setup
 from ltx2_train.training.metrics import read_rows, terms_text
 from ltx2_train.training.run_folder import read_manifest
 from ltx2_train.training.state import list_states, load_state
@@ -276,7 +276,9 @@ def test_a_run_that_began_with_what_is_missing_now_says_so_before_anything_is_lo
 def test_a_renamed_checkpoint_goes_on(run_file, tiny):
     from ltx2_train.training.checks import check
 
-    check(load_run(run_file), Events()).folder.close()
+    folder = check(load_run(run_file), Events()).folder
+    folder.write_manifest("stopped", 1, state=0)
+    folder.close()
     renamed = run_file.parent / "renamed.safetensors"
     renamed.symlink_to(tiny.checkpoint)
     check(load_run(run_file, [f"model.checkpoint={renamed}"]), Events()).folder.close()
@@ -293,9 +295,25 @@ def test_a_renamed_checkpoint_goes_on(run_file, tiny):
 def test_what_a_run_began_with_cannot_be_taken_back(run_file, begun, named):
     from ltx2_train.training.checks import check
 
-    check(load_run(run_file, begun), Events()).folder.close()
+    folder = check(load_run(run_file, begun), Events()).folder
+    folder.write_manifest("stopped", 1)
+    folder.close()
     with pytest.raises(RunError, match=named):
         check(load_run(run_file), Events())
+
+
+def test_a_start_that_failed_before_its_first_step_holds_nobody_to_its_settings(run_file, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "_place_model", lambda *_: (_ for _ in ()).throw(CheckpointError("It does not fit.")))
+        with pytest.raises(CheckpointError, match="does not fit"):
+            train(load_run(run_file, ["quant.format=nf4", "lora.rank=3"]))
+    plan, runs = next(run_file.parent.rglob("plan.json")), load_run(run_file, ["quant.format=none", "train.steps=1"])
+    assert json.loads(plan.read_text())["choice"]["format"] == "nf4"
+    foresee(runs)
+    events = StopAt(99)
+    assert train(runs, events).step == 1
+    assert [text for _, text in events.messages if text.endswith("The run begins anew.")]
+    assert json.loads(plan.read_text())["choice"]["format"] == "none"
 
 
 def test_rates_that_name_no_layer_are_refused_before_anything_is_loaded(run_file, monkeypatch):

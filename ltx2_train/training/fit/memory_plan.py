@@ -22,7 +22,7 @@ from ...offload.blocks import slot_count, spread
 from ...offload.settings import MemorySettings
 from ...quant.settings import QuantSettings
 
-FILE = "plan.json"
+PLAN_FILE = "plan.json"
 VERSION = 1
 CHUNKS = (1024, 256)  # tokens, after what the device chooses
 KEEP_FEW = 8  # below so many blocks that are kept, or stay, all of them are given up at once
@@ -222,14 +222,14 @@ class MemoryPlan:
 
     def save(self, folder: Path) -> Path:
         """Write plan.json into the run folder."""
-        path = folder / FILE
+        path = folder / PLAN_FILE
         write_json(path, self.to_json())
         return path
 
     @classmethod
     def load(cls, folder: Path) -> MemoryPlan | None:
         """The plan of the run folder, None where there is none. Raises RunError where it cannot be read."""
-        path = folder / FILE
+        path = folder / PLAN_FILE
         try:
             value = parse_json(path.read_text(encoding="utf-8"))
             if value.pop("version") != VERSION:

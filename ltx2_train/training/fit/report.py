@@ -12,6 +12,7 @@ from ...config import RunConfig
 from ...device import pick_device
 from ...errors import ConfigError
 from ...events import Events
+from ..run_folder import recorded_run
 from .choose import make_plan, shards_of, taken
 from .estimate import between_cards
 from .facts import Facts
@@ -127,7 +128,8 @@ def predict_run(
     if ram is not None:
         here = replace(here, ram=min(ram * GB, available_ram()))
     here = here.shared(run.train.processes)
-    return make_report(run, facts, here, stored=MemoryPlan.load(folder) if run.run.if_exists == "continue" else None)
+    goes_on = recorded_run(run.run)[1] is not None
+    return make_report(run, facts, here, stored=MemoryPlan.load(folder) if goes_on else None)
 
 
 def make_report(

@@ -19,6 +19,14 @@ from ltx2_train.training.run_folder import delete_old_states, open_run, read_man
 from ltx2_train.training.state import list_states, save_state, state_name
 
 
+class Told(Events):
+    def __init__(self):
+        self.told: list[str] = []
+
+    def message(self, text, level="info"):
+        self.told.append(text)
+
+
 def settings(tmp_path, **more):
     return RunSettings(name="a", folder=tmp_path, **more)
 
@@ -33,7 +41,11 @@ def test_a_new_folder_has_a_manifest_at_once(tmp_path):
 
 def test_the_record_of_the_run_to_go_on_with_is_found(tmp_path):
     assert recorded_run(settings(tmp_path)) == (tmp_path / "a", None)
-    open_run(settings(tmp_path), {"lora.rank": 4}).close()
+    begun = open_run(settings(tmp_path), {"lora.rank": 4})
+    if os.name != "nt":  # whoever holds it goes on with it, as the other processes of the run do
+        assert recorded_run(settings(tmp_path)) == (tmp_path / "a", {"lora.rank": 4})
+    begun.write_manifest("stopped", 1)
+    begun.close()
     assert recorded_run(settings(tmp_path)) == (tmp_path / "a", {"lora.rank": 4})
     assert recorded_run(settings(tmp_path, if_exists="new")) == (tmp_path / "a_2", None)
 
@@ -46,9 +58,59 @@ def test_new_takes_a_free_name(tmp_path):
 
 
 def test_error_refuses_an_existing_run(tmp_path):
-    open_run(settings(tmp_path), {}).close()
+    begun = open_run(settings(tmp_path), {})
+    begun.write_manifest("stopped", 1)
+    begun.close()
     with pytest.raises(RunError, match="if_exists"):
         open_run(settings(tmp_path, if_exists="error"), {})
+
+
+@pytest.mark.parametrize("if_exists", ["continue", "error"])
+def test_a_start_that_came_to_nothing_holds_nobody_to_its_settings(tmp_path, if_exists):
+    first = open_run(settings(tmp_path), {"rank": 4})
+    first.write_manifest("failed", 0, state=0, total=8)
+    sample = first.samples / "step_000000.png"
+    for file in (sample, first.path / "mine.txt", first.path / ".manifest.json.abcdefgh.part"):
+        file.write_bytes(b"x")
+    first.metrics.write_text('{"step": 0, "val_loss": 1.0}\n')
+    first.close()
+    events = Told()
+    assert recorded_run(settings(tmp_path)) == (tmp_path / "a", None)
+    assert require_usable(settings(tmp_path, if_exists=if_exists))[0] == tmp_path / "a"
+    again = open_run(settings(tmp_path, if_exists=if_exists), {"rank": 8}, events)
+    again.close()
+    assert again.begins
+    assert [told for told in events.told if "begins anew. Samples in it" in told]
+    manifest = read_manifest(tmp_path / "a")
+    assert (manifest["identity"], manifest["status"], manifest["step"]) == ({"rank": 8}, "running", 0)
+    assert manifest["id"] != first.id
+    assert "total" not in manifest
+    assert sample.exists()
+    assert (tmp_path / "a" / "mine.txt").exists(), "what others laid there stays"
+    events.told.clear()
+    open_run(settings(tmp_path), {"rank": 8}, events).close()
+    assert not events.told, "nothing is other than it was"
+
+
+@pytest.mark.parametrize("kept", ["states", "lora", "checkpoints", "metrics.jsonl", "manifest.json"])
+def test_what_has_taken_a_step_is_never_begun_anew(tmp_path, kept):
+    first = open_run(settings(tmp_path), {"rank": 4})
+    first.close()
+    if kept == "states":
+        save_state(first.states / state_name(0), {"step": 0, "identity": {"rank": 4}})
+    elif kept == "metrics.jsonl":
+        first.metrics.write_text('{"step": 1, "loss": 1.0}\n')
+    elif kept == "manifest.json":
+        first.write_manifest("failed", 1)
+    else:
+        (first.path / kept).mkdir(exist_ok=True)
+        (first.path / kept / "a_000001.safetensors").write_bytes(b"x")
+    assert recorded_run(settings(tmp_path)) == (tmp_path / "a", {"rank": 4})
+    with pytest.raises(RunError, match="if_exists"):
+        require_usable(settings(tmp_path, if_exists="error"))
+    again = open_run(settings(tmp_path), {"rank": 4})
+    again.close()
+    assert not again.begins
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -124,11 +186,13 @@ def test_a_damaged_manifest_locks_nobody_out(tmp_path, data):
     assert folder.manifest["step"] == 7
 
 
+@pytest.mark.parametrize("kept", ["lora", "checkpoints"])
 @pytest.mark.parametrize("data", DAMAGED)
-def test_a_damaged_manifest_without_states_is_begun_anew_only_where_nothing_was_made(tmp_path, data):
+def test_a_damaged_manifest_without_states_is_begun_anew_only_where_nothing_was_made(tmp_path, data, kept):
     open_run(settings(tmp_path), {"rank": "4"}).close()
-    manifest, lora = tmp_path / "a" / "manifest.json", tmp_path / "a" / "lora" / "a.safetensors"
+    manifest, lora = tmp_path / "a" / "manifest.json", tmp_path / "a" / kept / "a.safetensors"
     manifest.write_bytes(data)
+    lora.parent.mkdir(exist_ok=True)
     lora.write_bytes(b"LoRA")
     with pytest.raises(RunError, match=r"damaged.*start over.*run\.name"):
         open_run(settings(tmp_path), {"rank": "4"})
