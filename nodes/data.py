@@ -206,12 +206,14 @@ class PrepareDataset(io.ComfyNode):
                 report = core.build_caches(core.make_run(tables, config.parent, TITLE), events, runs)
             finally:
                 events.close()
-            summary = report.summary()
+            summary = events.with_told(report.summary())
             made = list(report.kinds.values())
             told = (f"{part.kind}: {part.made} made, {part.kept} kept" for part in made)
             failed = sum(len(part.failed) for part in made) + len(report.left_out)
             events.finish(
-                "finished", " | ".join([*told, *([f"{failed} not usable, see the summary"] if failed else [])])
+                "finished",
+                " | ".join([*told, *([f"{failed} not usable, see the summary"] if failed else [])]),
+                of_dataset=True,
             )
             keep_made(cls.hidden.unique_id, [config, *report.files])
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)

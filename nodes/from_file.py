@@ -74,15 +74,17 @@ class DatasetFromFile(io.ComfyNode):
             if cache_only:
                 config = _without_media(config)
             tables = merged(model.tables, {"data": {"config": str(config)}}, further_settings(options, DATASET_TITLE))
+            dataset = core.DatasetConfig.read(config)  # what is wrong with the file is not said of Train LoRA
             runs = check_ahead(cls.hidden.prompt, cls.hidden.unique_id, tables)
             events = host.ComfyEvents(cls.hidden.unique_id)
             try:
-                taken = core.import_missing(core.DatasetConfig.read(config), events)
+                taken = core.import_missing(dataset, events)
                 report = core.build_caches(core.make_run(tables, config.parent, DATASET_TITLE), events, runs)
             finally:
                 events.close()
-            summary = "\n".join(one.summary() for one in (*taken, report))
-            events.finish("finished", f"{config.name}: {'only its caches are used' if cache_only else 'ready'}")
+            summary = events.with_told("\n".join(one.summary() for one in (*taken, report)))
+            ready = "only its caches are used" if cache_only else "ready"
+            events.finish("finished", f"{config.name}: {ready}", of_dataset=True)
             keep_made(cls.hidden.unique_id, [config, *report.files])
             return io.NodeOutput(handles.PreparedDataset(config, tables, summary), summary)
 
@@ -147,7 +149,8 @@ class RunFromFile(io.ComfyNode):
                 raise
             finally:
                 events.close()
-            events.finish("finished", f"{result.lora.name} is in {result.lora.parent}.{steps_beyond(result)}")
+            text = f"{result.lora.name} is in {result.lora.parent}.{steps_beyond(result)}"
+            events.finish("finished", text, of_dataset=True)
             _runs[str(cls.hidden.unique_id)] = result.folder
             note_finished(result)
             tables = run.model_dump(mode="json", exclude_defaults=True)

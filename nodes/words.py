@@ -35,22 +35,6 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         re.compile(r"\b(video|audio)\.conditions\b"),
         lambda found: _giver(found[1]),
     ),
-    (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: _FOLDERS[found[1]]),
-    (
-        re.compile(rf"\b({_DATA}) in the dataset file"),
-        lambda found: f"{_FOLDERS[found[1]]} ({found[1]} of a dataset file)",
-    ),
-    (
-        re.compile(r"the dataset file has no \[\[validation_datasets\]\] to (draw|measure on)\. Add some"),
-        lambda found: f"there are no clips to {found[1]}. Connect some to {_HELD_OUT}",
-    ),
-    (re.compile(r"\[\[validation_datasets\]\](?! of a dataset)"), lambda found: _HELD_OUT),
-    (
-        re.compile(r"\bname each folder in a dataset of its own that says so"),
-        lambda _: "load each folder by a node of its own, with that many repeats",
-    ),
-    (re.compile(r"\bUse num_repeats to\b"), lambda _: "Set repeats of the node that loads it to"),
-    (re.compile(r"\b(none of the|or of) \[\[datasets\]\]"), lambda found: f"{found[1]} datasets that are trained on"),
     (
         re.compile(r"\bvideo\.generated and audio\.generated are both false(.*)\. Set one of them to true"),
         lambda found: f"All of the picture and all of the sound are given{found[1]}. Give one of them in part or not",
@@ -82,9 +66,31 @@ _PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
         lambda found: f"class_name of Optimizer Options = {found[1]}",
     ),
     (re.compile(r"\blora\.modules\.(?=\S)"), lambda _: "modules of LoRA Options, "),
+    (re.compile(r"`ltx2-train data caption`"), lambda _: "Caption Clips"),
+    (re.compile(r"`ltx2-train data cut[^`]*`"), lambda _: "Cut Long Videos"),
+)
+# the same of a dataset, which a graph may have in a file for all that: then they stay
+_DATASET_PHRASES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(rf"(?:\w*datasets\[\d+\]\.)({_DATA})\b"), lambda found: _FOLDERS[found[1]]),
+    (
+        re.compile(rf"\b({_DATA}) in the dataset file"),
+        lambda found: f"{_FOLDERS[found[1]]} ({found[1]} of a dataset file)",
+    ),
+    (
+        re.compile(r"the dataset file has no \[\[validation_datasets\]\] to (draw|measure on)\. Add some"),
+        lambda found: f"there are no clips to {found[1]}. Connect some to {_HELD_OUT}",
+    ),
+    (re.compile(r"\[\[validation_datasets\]\](?! of a dataset)"), lambda found: _HELD_OUT),
+    (
+        re.compile(r"\bname each folder in a dataset of its own that says so"),
+        lambda _: "load each folder by a node of its own, with that many repeats",
+    ),
+    (re.compile(r"\bUse num_repeats to\b"), lambda _: "Set repeats of the node that loads it to"),
+    (re.compile(r"\b(none of the|or of) \[\[datasets\]\]"), lambda found: f"{found[1]} datasets that are trained on"),
     (re.compile(r"\b(?:validation_)?datasets\[\d+\](?:\.(?=[a-z])|: )"), lambda _: ""),
 )
 _OF_FILES = {"Run from File"}  # nodes whose settings stand in a file, under their own names
+_DATASET_FILE = "Dataset from File"
 _shown: dict[str, dict[str, str]] = {}  # dotted path of a setting -> node that shows it -> name of the widget
 _node: contextvars.ContextVar[str] = contextvars.ContextVar("node", default="")
 _graph: contextvars.ContextVar[Collection[str]] = contextvars.ContextVar("graph", default=())
@@ -108,7 +114,8 @@ def speaking_as(node: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_graph(titles: Collection[str]) -> Iterator[None]:
-    """Inside, a setting that several nodes show is that of those with these titles, where one has it."""
+    """Inside, a setting that several nodes show is that of those with these titles, where one has it; of a dataset one
+    that no loader among them has goes by its own name."""
     token = _graph.set(titles)
     try:
         yield
@@ -120,7 +127,7 @@ def in_widget_words(text: str) -> str:
     """`text` with each setting called as its widget; of another node, with the name of the node."""
     if _node.get() in _OF_FILES:
         return text
-    for phrase, said in _PHRASES:
+    for phrase, said in _PHRASES if _is_in_file() else (*_PHRASES, *_DATASET_PHRASES):
         text = phrase.sub(said, text)
     return _pattern().sub(_widget, text)
 
@@ -131,15 +138,30 @@ def _giver(stream: str) -> str:
     return "Conditions Recipe" if title not in graph and "Conditions Recipe" in graph else title
 
 
+def _is_in_file() -> bool:
+    """Whether the dataset is that of a file, which has the settings under their own names: it is the node for one that
+    speaks, or the graph has no other."""
+    graph = _graph.get()
+    loaders = _shown.get("num_repeats", {})
+    return _node.get() == _DATASET_FILE or (_DATASET_FILE in graph and not any(title in graph for title in loaders))
+
+
 def _widget(found: re.Match[str]) -> str:
     path, place, in_file = found["path"], found["place"], found["file"] or ""
-    nodes, node = _shown[path], _node.get()
+    nodes, node, of_dataset = _shown[path], _node.get(), "." not in path
+    if of_dataset and _is_in_file():
+        return found[0]
     number = f" (number {int(place) + 1})" if place else ""
     if node in nodes:
         return nodes[node] + number + in_file
     if any(shown.get(node) == path for shown in _shown.values()):  # its own widget
         return path + number + in_file
-    there = [title for title in nodes if title in _graph.get()] or list(nodes)[:1]
+    there = [title for title in nodes if title in _graph.get()]
+    if not there and of_dataset and _graph.get():  # a loader that is not there is of no use, options can be connected
+        there = [title for title in nodes if title.endswith(" Options")]
+        if not there:
+            return path + number + in_file
+    there = there or list(nodes)[:1]
     return " or ".join(f"{nodes[title]} of {title}" for title in there) + number  # no file holds what a node says
 
 

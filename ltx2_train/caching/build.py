@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
+from ..dataset.notes import DataNote
 from ..dataset.scan import Skipped
 from ..dataset.sources import source_record
 from ..device import is_full
@@ -200,4 +201,4 @@ def note_failure(report: CacheReport, path: Path, reason: str, events: Events, c
     failure = Skipped(path, reason if consequence == LEFT_OUT else f"{consequence}: {reason}")
     if failure not in report.failed:
         report.failed.append(failure)
-        events.message(f"{path.name} {consequence}: {reason}", "warning")
+        events.message(DataNote("left out", f"{path.name} {consequence}: {reason}"), "warning")

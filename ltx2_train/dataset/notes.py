@@ -7,10 +7,13 @@ from typing import Literal
 
 SHOWN_AT_MOST = 5
 
-# "idle": a setting without effect; "settings": anything else of a dataset. The others are of files, of which a check of
-# the data has findings of its own: "copy", "missing" (a file beside media), "sound", "link", "file" (what reading one
-# has told); but for "pair", how references, masks and sounds fit.
-NoteKind = Literal["settings", "idle", "pair", "copy", "missing", "sound", "link", "file"]
+# "idle": a setting without effect; "caption": one that was hardly meant to be any; "settings": anything else of a
+# dataset. Of files, of which a check of the data has findings of its own: "copy", "missing" (a file beside media),
+# "sound", "link", "file" (what reading one has told); but for "pair", how references, masks and sounds fit. Of what a
+# dataset comes to: "left out", "unused" (what is no medium), "count" (how many files, what captions).
+NoteKind = Literal[
+    "settings", "idle", "caption", "pair", "copy", "missing", "sound", "link", "file", "left out", "unused", "count"
+]
 OF_FILES: frozenset[NoteKind] = frozenset(("copy", "missing", "sound", "link", "file"))
 
 

@@ -73,21 +73,21 @@ def plan_dataset(
     warnings += idle_found(config.refs, of_each)
     warnings += _of_validation(items)
     warnings += _of_one_caption(found, items)
-    told, unused = list[str](), set[Path]()
+    told, unused = list[DataNote](), set[Path]()
     if only is None:  # a folder may be that of several datasets
         used = used_beside(items)
         idle = list(idle_beside(found, used, named_places([ref.entry for ref in config.refs])))
         warnings += idle_sentences(idle)
         media = {*(item.source.path for item in items), *(skip.path for skip in skipped)}
         unused |= {one.path for one in idle}
-        told += not_taken(config.refs, used | media, unused)
+        told += [DataNote("unused", text) for text in not_taken(config.refs, used | media, unused)]
     for warning in (*warnings, *told):
         events.message(warning, "warning")
     if skipped:
-        events.message(_left_out(skipped, brief), "warning")
+        events.message(DataNote("left out", _left_out(skipped, brief)), "warning")
     if only is None:
         for account in accounts(found, items, left_out, unused):
-            events.message(account.text(), "warning" if account.untold else "info")
+            events.message(DataNote("count", account.text()), "warning" if account.untold else "info")
     return DatasetPlan(config, tuple(items), tuple(skipped), tuple(warnings), left_out)
 
 
@@ -162,12 +162,29 @@ def _plan_one(
                         events.message(note)
                     warnings += [DataNote("file", f"{media.path.name} {remark}") for remark in media.remarks if found]
                 events.progress(done, len(ready), candidate.path.name)
+            skipped = _files_first(skipped, known, threads)
         finally:
             known.save()
     if not items:
         raise NothingLeft(name, entry, len(candidates), skipped)
     warnings += [note.of(name) for note in (*cutter.notes, *cutter.fit.sentences(), *_of_all(entry, targets, items))]
     return items, skipped
+
+
+def _files_first(skipped: Sequence[Skipped], index: MediaIndex, threads: Threads) -> list[Skipped]:
+    """`skipped`, where a medium that lacks its caption and cannot be read either is left out for the latter: a caption
+    would not help it."""
+    lacking = [skip for skip in skipped if skip.reason.startswith(("no caption", "empty caption"))]
+    problems = dict(zip(lacking, threads.map(lambda skip: _problem(skip.path, index), lacking), strict=True))
+    return [Skipped(skip.path, problems.get(skip) or skip.reason) for skip in skipped]
+
+
+def _problem(path: Path, index: MediaIndex) -> str:
+    try:
+        _look_at(path, index)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -> Iterator[DataNote]:

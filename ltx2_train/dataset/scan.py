@@ -239,7 +239,7 @@ def with_captions(
         first = sorted(keys, key=lambda key: ("caption" not in key.lower() and key not in JSON_KEYS, key))
         told = f"{_all_of(names)}: beside the caption these are not read: {_all_of([repr(key) for key in first])}."
         warnings.append(DataNote("settings", told, name))
-    warnings += [DataNote("settings", f"{_all_of(whose)}: {text}.", name) for text, whose in odd.items()]
+    warnings += [DataNote("caption", f"{_all_of(whose)}: {text}.", name) for text, whose in odd.items()]
     return ready
 
 

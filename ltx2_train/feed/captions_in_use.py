@@ -18,6 +18,7 @@ from ..dataset.cache_names import COMPACT_SUFFIX, text_cache_name
 from ..dataset.captions import read_captions, rewrite
 from ..dataset.dataset_file import DatasetConfig
 from ..dataset.entry import DatasetRef, DatasetSettings
+from ..dataset.notes import DataNote
 from ..dataset.plan import DatasetPlan, Item
 from ..errors import CacheError, DataError
 from ..events import Events
@@ -34,9 +35,9 @@ class CaptionsInUse:
     def tell(self, events: Events) -> None:
         """Say all of it."""
         if self.read is not None:
-            events.message(self.read.text())
+            events.message(DataNote("count", self.read.text()))
         for text in self.told:
-            events.message(text, "warning")
+            events.message(DataNote("caption", text), "warning")
 
 
 def captions_in_use(config: DatasetConfig, items: Sequence[Item], recipe: CacheRecipe | None = None) -> CaptionsInUse:

@@ -25,6 +25,8 @@ logger = logging.getLogger("ltx2_trainer")
 
 EVENT_SECONDS = 0.5
 WARNED = 3  # warnings that stand below the last word
+MOST_LINES = 30  # of all that is told of a dataset there
+_RANKS = {"left out": 0, "caption": 1, "count": 3}  # what matters first of what is told of a dataset; others are 2
 PICTURE_SECONDS = 4.0
 
 _views: dict[str, LiveView] = {}
@@ -45,7 +47,8 @@ class ComfyEvents(Events):
         self._clock = clock
         self._sent = self._pictured = -math.inf
         self._share = DeviceShare()
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
+        self._told: dict[str, int] = {}  # what was told of a dataset or warned of, by how much it matters
         if node is not None:
             with _lock:
                 _views.pop(self.view.node, None)  # the newest is the last
@@ -83,24 +86,48 @@ class ComfyEvents(Events):
         logger.info("saved %s: %s", kind, path)
 
     def message(self, text: str, level: str = "info") -> None:
+        kind = getattr(text, "kind", "")  # which what is told of a dataset has
         text = in_widget_words(text)
         if level == "warning":
-            self.warnings.append(text)
+            self._warnings.append(text)
+        if level == "warning" or kind:
+            self._told.setdefault(text, _RANKS.get(kind, 2))
         logger.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
         self.view.say(text, level == "warning")
         self._show(now=level == "warning" or bool(self.view.waits))  # nothing else comes while a run waits
 
-    def finish(self, state: str, text: str) -> None:
-        """The last word: `state` is finished, stopped or failed. What was warned of stands below it."""
+    def told(self, text: str) -> list[str]:
+        """All that was told of a dataset or warned of and that `text` has not, what matters most first."""
+        return [said for said in sorted(self._told, key=self._told.__getitem__) if said not in text]
+
+    def with_told(self, summary: str) -> str:
+        """`summary` of a dataset with all that was told of it below; it names itself what is left out."""
+        return "\n".join([summary, *(said for said in self.told(summary) if self._told[said])])
+
+    def finish(self, state: str, text: str, of_dataset: bool = False) -> None:
+        """The last word: `state` is finished, stopped or failed. What was warned of stands below it: the newest, or
+        `of_dataset` all that was told, as far as there is room."""
         text = in_widget_words(text)
         if state == "finished":
-            # the newest say how it ended; what the text tells already is not said twice
-            told = [said for said in dict.fromkeys(reversed(self.warnings)) if said not in text]
-            more = [f"... and {len(told) - WARNED} before, in the log"] if len(told) > WARNED else []
-            text = "\n".join([text, *more, *told[:WARNED][::-1]])
+            text = "\n".join([text, *(self._of_dataset(text) if of_dataset else self._newest(text))])
         self.view.state, self.view.message, self.view.waits = state, text, ""
         self.view.sample_file = None
         self._show(now=True, last=text)
+
+    def _newest(self, text: str) -> list[str]:
+        """The newest warnings, which say how it ended; what `text` tells already is not said twice."""
+        told = [said for said in dict.fromkeys(reversed(self._warnings)) if said not in text]
+        more = [f"... and {len(told) - WARNED} before, in the log"] if len(told) > WARNED else []
+        return [*more, *told[:WARNED][::-1]]
+
+    def _of_dataset(self, text: str) -> list[str]:
+        """All that was told, but for what matters least of very much."""
+        told, lines = self.told(text), 0
+        for number, said in enumerate(told):
+            lines += said.count("\n") + 1
+            if lines > MOST_LINES:
+                return [*told[:number], f"... and {len(told) - number} more, in the log"]
+        return told
 
     def shown(self) -> dict[str, Any]:
         """The view as it stands, for what a node leaves on the page."""

@@ -13,6 +13,8 @@ import torch
 from fake_comfy import InterruptProcessingException
 from PIL import Image
 
+from ltx2_train.dataset.notes import DataNote
+
 
 class Clock:
     """A clock that tests move by hand."""
@@ -103,6 +105,32 @@ def test_what_was_warned_of_stands_below_the_last_word(nodes, comfy):
     assert lines == ["4 made", "... and 2 before, in the log", "three", "four", "five"]
     events.finish("failed", "no clips")
     assert comfy.texts[-1][1].strip() == "no clips"
+
+
+def test_what_is_told_of_a_dataset_is_shown_whole_with_what_matters_first(nodes, comfy):
+    events = nodes.host.ComfyEvents("7")
+    events.message(DataNote("count", "Captions as they are read"))
+    events.message("nothing of a dataset")
+    for kind, text in (
+        ("copy", "b is a copy"),
+        ("caption", "c looks like a refusal"),
+        ("count", "Of 4 files"),
+        ("left out", "1 file is left out:\n  d.mp4: is empty"),
+    ):
+        events.message(DataNote(kind, text), "warning")
+    events.message("audio is not trained", "warning")
+    events.finish("finished", "4 made", of_dataset=True)
+    told = ["c looks like a refusal", "b is a copy", "audio is not trained", "Captions as they are read", "Of 4 files"]
+    lines = [line.strip() for line in comfy.texts[-1][1].splitlines()]
+    assert lines == ["4 made", "1 file is left out:", "d.mp4: is empty", *told]
+    assert events.with_told("4 made\nd.mp4: is empty").splitlines() == ["4 made", "d.mp4: is empty", *told]
+    for number in range(40):
+        events.message(DataNote("copy", f"copy {number}"), "warning")
+    events.finish("finished", "4 made", of_dataset=True)
+    lines = [line.strip() for line in comfy.texts[-1][1].splitlines()]
+    assert lines[1:4] == ["1 file is left out:", "d.mp4: is empty", "c looks like a refusal"]
+    assert lines[-1] == "... and 17 more, in the log"
+    assert len(events.with_told("").splitlines()) == 46, "the summary has all of it"
 
 
 def test_that_a_run_waits_is_shown_over_a_warning_until_its_next_step(events, comfy):

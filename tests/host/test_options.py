@@ -170,6 +170,20 @@ def test_a_dataset_file_is_used_as_it_is(nodes, comfy, monkeypatch, tmp_path):
             node.execute(model=model, path=path, cache_only=False)
 
 
+def test_what_is_wrong_with_a_dataset_file_is_said_of_it_in_its_own_names(nodes, comfy, monkeypatch, tmp_path):
+    file = tmp_path / "dataset.toml"
+    file.write_text('[[datasets]]\nvideo_directory = "clips"\nsource_fps = 0\nbogus = 3\n')
+    train = {"class_type": "LTX2T_TrainLoRA", "inputs": {"prepared": ["3", 0], "run_name": "r"}}
+    prompt = {"3": {"class_type": "LTX2T_DatasetFromFile", "inputs": {}}, "4": train}
+    monkeypatch.setattr(fake_comfy.ComfyNode, "hidden", SimpleNamespace(unique_id="3", prompt=prompt))
+    model = nodes.handles.BaseModel({"model": {"mode": "video"}}, "LTX 2.3")
+    with pytest.raises(RuntimeError, match=r"datasets\[0\]\.source_fps: must be above 0 \(given: 0\)") as said:
+        nodes.DatasetFromFile.execute(model=model, path=str(file), cache_only=False)
+    assert "Train LoRA" not in str(said.value)
+    assert "audio_normalize, " in str(said.value)
+    assert "Load Training" not in str(said.value)
+
+
 def test_a_folder_of_the_official_trainer_is_taken_over_once_and_where_it_changed(nodes, comfy, monkeypatch, tmp_path):
     report = SimpleNamespace(summary=lambda: "all kept", files=())
     monkeypatch.setattr(nodes.from_file.core, "build_caches", lambda run, events, trains: report)

@@ -102,6 +102,33 @@ def test_a_setting_of_several_nodes_is_that_of_those_in_the_graph(nodes):
             assert words.in_widget_words("Set trigger_word in it.") == f"Set {said} in it."
 
 
+def test_a_setting_of_a_dataset_that_no_node_of_the_graph_has_goes_by_its_own_name(nodes):
+    words = nodes.words
+    copy = "Remove one; num_repeats repeats a dataset."
+    for titles, text, said in (
+        ({"Load Training Clips", "Check Dataset"}, copy, copy.replace("num_repeats", "repeats of Load Training Clips")),
+        ({"Load Training Clips"}, "speech_segments: no", "speech_segments: no"),
+        ({"Load Training Clips"}, "Set caption_lines", "Set caption_lines of Dataset Options"),
+        ({"Load Training Clips"}, "let `ltx2-train data caption` do it", "let Caption Clips do it"),
+        ({"Load Training Clips"}, "with `ltx2-train data cut --speech`", "with Cut Long Videos"),
+        ({"Dataset from File"}, "datasets[0].source_fps: no. Use num_repeats to", None),
+        ({"Dataset from File"}, "[[validation_datasets]], datasets[1].mask_directory: no", None),
+        ({"Dataset from File"}, "lora.rank", "rank"),
+        (
+            {"Dataset from File", "Load Training Clips"},
+            "datasets[0].source_fps: no",
+            "source_fps of Load Training Clips: no",
+        ),
+    ):
+        with words.in_graph(titles), words.speaking_as("Train LoRA"):
+            assert words.in_widget_words(text) == (said or text)
+    for titles in (set(), {"Dataset from File", "Load Training Clips", "Dataset Options"}):
+        with words.in_graph(titles), words.speaking_as("Dataset from File"):
+            text = "datasets[0].source_fps: no. Known: caption_lines, audio_normalize"
+            assert words.in_widget_words(text) == text
+            assert words.in_widget_words("train.steps") == "steps of Train LoRA"
+
+
 def test_conditions_are_those_of_the_node_that_gives_them(nodes):
     words = nodes.words
     for titles, giver in (

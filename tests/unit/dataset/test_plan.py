@@ -289,6 +289,17 @@ def test_no_captions_at_all(tmp_path):
     assert "caption_extension" in str(caught.value)
 
 
+def test_a_file_that_cannot_be_read_is_left_out_for_that_before_its_caption(tmp_path):
+    write_captioned(tmp_path / "clips" / "a.mp4", moving_square(9, 64, 64))
+    for name, data in (("b.mp4", b""), ("c.mp4", b""), ("d.mp4", (tmp_path / "clips" / "a.mp4").read_bytes())):
+        (tmp_path / "clips" / name).write_bytes(data)
+    (tmp_path / "clips" / "c.txt").write_text(" ")
+    reasons = {skip.path.name: skip.reason for skip in plan_dataset(one_video(tmp_path)).skipped}
+    assert reasons["b.mp4"].startswith(f"{tmp_path / 'clips' / 'b.mp4'} is empty")
+    assert reasons["c.mp4"].startswith(f"{tmp_path / 'clips' / 'c.mp4'} is empty")
+    assert reasons["d.mp4"] == "no caption: d.txt is not there"
+
+
 def test_nothing_left_lists_the_reasons(tmp_path):
     write_captioned(tmp_path / "clips" / "a.mp4", moving_square(3, 64, 64))
     with pytest.raises(DataError, match=r"^None of the 1 videos in clips can be used\.\n  a\.mp4: too short") as said:
