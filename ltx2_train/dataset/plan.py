@@ -6,7 +6,6 @@ cannot be used is listed with its reason, and a dataset of which nothing is left
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -175,16 +174,9 @@ def _files_first(skipped: Sequence[Skipped], index: MediaIndex, threads: Threads
     """`skipped`, where a medium that lacks its caption and cannot be read either is left out for the latter: a caption
     would not help it."""
     lacking = [skip for skip in skipped if skip.reason.startswith(("no caption", "empty caption"))]
-    problems = dict(zip(lacking, threads.map(lambda skip: _problem(skip.path, index), lacking), strict=True))
-    return [Skipped(skip.path, problems.get(skip) or skip.reason) for skip in skipped]
-
-
-def _problem(path: Path, index: MediaIndex) -> str:
-    try:
-        _look_at(path, index)
-    except DataError as error:
-        return str(error)
-    return ""
+    looked = zip(lacking, threads.map(lambda skip: _looked_at(skip.path, index), lacking), strict=True)
+    problems = {skip: str(found) for skip, found in looked if isinstance(found, DataError)}
+    return [Skipped(skip.path, problems.get(skip, skip.reason)) for skip in skipped]
 
 
 def _of_all(entry: DatasetSettings, targets: Sequence[int], items: list[Item]) -> Iterator[DataNote]:
@@ -373,10 +365,13 @@ def _lacking(items: list[Item], what: str) -> list[DataNote]:
 def _probe(candidate: MediaFile, index: MediaIndex, beside: Companions) -> MediaInfo | DataError:
     """What a medium holds, or why it is of no use; its reference and its mask are known as well from then on."""
     for path in beside.pictures(candidate):
-        with contextlib.suppress(DataError):  # it is asked for again when the medium is cut
-            _look_at(path, index)
+        _looked_at(path, index)  # what is wrong with it is told when the medium is cut
+    return _looked_at(candidate.path, index)
+
+
+def _looked_at(path: Path, index: MediaIndex) -> MediaInfo | DataError:
     try:
-        return _look_at(candidate.path, index)
+        return _look_at(path, index)
     except DataError as error:
         return error
 
