@@ -76,9 +76,13 @@ class Converter:
         return self.shrink if self.width <= width else self.grow
 
 
+def has_full_range(frame: Any) -> bool:
+    """Whether the levels of a frame run from 0 to 255 and not from 16 to 235."""
+    return frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
+
+
 def _colours(frame: Any) -> dict[str, Any]:
-    full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
-    return {"dst_colorspace": RGB_MATRIX, "src_color_range": "JPEG" if full else "MPEG"}
+    return {"dst_colorspace": RGB_MATRIX, "src_color_range": "JPEG" if has_full_range(frame) else "MPEG"}
 
 
 @contextlib.contextmanager

@@ -7,12 +7,13 @@ wrong without a flag. So an error counts for every frame up to the next key fram
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..threads import heed
 from . import jpeg
 
@@ -32,11 +33,28 @@ LONG_HOLE = re.compile(rb"\0{256,}[^\0\x01]")
 STRICT = {"err_detect": "explode+crccheck+bitstream+buffer", "strict": "strict"}
 
 
+OLDEST_AV = (17, 1)  # older ones, and the FFmpeg in them, read some ranges, channels and time stamps as others
+
+
+@functools.cache
+def require_av() -> None:
+    """Raises ConfigError where PyAV is older than what reads all files rightly."""
+    import av
+
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) < OLDEST_AV:
+        needed = ".".join(map(str, OLDEST_AV))
+        raise ConfigError(
+            f"PyAV {needed} or newer is needed, and this is PyAV {av.__version__}, which reads some files wrongly. "
+            f'Update it with `python -m pip install "av>={needed}"`, in ComfyUI with the Python that runs it.'
+        )
+
+
 @contextlib.contextmanager
 def opened(path: Path, threads: bool = True) -> Iterator[tuple[Any, Any]]:
     """The container of `path` and its main video stream; FFmpeg's errors become DataError."""
     import av.error
 
+    require_av()
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             stream = _main_stream(path, container)
@@ -53,8 +71,13 @@ def opened(path: Path, threads: bool = True) -> Iterator[tuple[Any, Any]]:
         ) from error
 
 
+def is_cover(stream: Any) -> bool:
+    """Whether a stream of a container is a picture that goes with its sound, as those of music files."""
+    return bool(int(getattr(stream, "disposition", 0)) & COVER)
+
+
 def _main_stream(path: Path, container: Any) -> Any:
-    moving = [stream for stream in container.streams.video if not int(getattr(stream, "disposition", 0)) & COVER]
+    moving = [stream for stream in container.streams.video if not is_cover(stream)]
     if not moving:
         what = "has no video, only sound and its cover picture" if container.streams.video else "has no video stream"
         raise DataError(f"{path} {what}.", path)

@@ -215,7 +215,7 @@ class LostReferences:
 
     def show(self, number: int, packet: Any) -> None:
         """Look at packet `number`."""
-        if hasattr(packet, "has_sidedata") and packet.has_sidedata(ANEW):  # older PyAV does not tell
+        if packet.has_sidedata(ANEW):
             self._set_up(bytes(packet.get_sidedata(ANEW)))
         try:
             now = self._first_slice(bytes(memoryview(packet)[:HEAD]))

@@ -14,7 +14,7 @@ from .asked import asked
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
 from .coded_colours import LINEAR, colour_remark
 from .convert import orientation, slant
-from .decoding import COVER, alpha_decoder, decode_packet, is_packet_damaged, opened
+from .decoding import alpha_decoder, decode_packet, is_cover, is_packet_damaged, opened
 from .h264 import LostReferences
 from .images import MAYBE_OVER_BLACK, OVER_BLACK
 from .info import MediaInfo
@@ -52,7 +52,7 @@ def probe_video(path: Path) -> MediaInfo:
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(path, container)
-        moving = [one.index for one in container.streams.video if not int(getattr(one, "disposition", 0)) & COVER]
+        moving = [one.index for one in container.streams.video if not is_cover(one)]
         of_tracks = _of_tracks(moving, stream.index)
         told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]
     rotation, mirrored = orientation(first)

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..threads import heed
 from .asked import MP4, refuse_pauses
 from .channel_order import refuse_strange_order
-from .decoding import COVER
+from .decoding import is_cover, require_av
 from .names import why_not_found
 from .samples import as_floats, channel_count
 from .structure import missing_end, sound_fault
@@ -309,6 +309,7 @@ def _track_levels(path: Path, steps_per_second: int, track: int | None) -> np.nd
 def _opened(path: Path, track: int | None = None) -> Iterator[tuple[Any, Any]]:
     import av.error
 
+    require_av()
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             _refuse_broken(path, container)
@@ -343,7 +344,7 @@ def _refuse_broken(path: Path, container: Any) -> None:
 
 def _has_pictures(container: Any) -> bool:
     """Whether there is a video track beside the cover of an album."""
-    return any(not int(getattr(stream, "disposition", 0)) & COVER for stream in container.streams.video)
+    return any(not is_cover(stream) for stream in container.streams.video)
 
 
 def is_sound_alone(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Where the piece begins with a key frame that nothing before or behind reaches across, and ends before another, its
 packets are copied: nothing is encoded again. Elsewhere exactly its frames are decoded and encoded anew. Timestamps,
-and so a varying frame rate, stay as they are; a turned picture is stored upright when it is encoded.
+and so a varying frame rate, stay as they are, and so do the matrix and the range of the colours; a turned picture is
+stored upright when it is encoded, and RGB becomes BT.709.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from ..errors import DataError
 from ..events import Events, shielded
 from ..files import atomic
+from ..media.convert import FULL_RANGE, NARROW_RANGE, convertible, has_full_range
 from ..media.decoding import opened
 from ..media.info import MediaInfo
 from ..media.sound_media import sound_of
@@ -29,6 +31,7 @@ COPIED_VIDEO = frozenset(("h264", "hevc", "av1", "vp9", "mpeg4"))  # what mp4 ho
 COPIED_SOUND = frozenset(("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"))
 KEPT_FORMATS = frozenset(("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"))
 ENCODER = {"crf": "14", "preset": "fast"}
+RGB_TO = "itu709", 1  # the matrix that RGB is encoded with, and its number in files
 BEFORE = 17  # frames that decoding runs ahead of showing, at most
 TURNS = {90: (("transpose", "cclock"),), 180: (("hflip", None), ("vflip", None)), 270: (("transpose", "clock"),)}
 
@@ -180,10 +183,11 @@ def _encode(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -
             base = Fraction(1, 90_000) if info.stamps is None else _fraction(frame.time_base)
             shift = 0 if info.stamps is None else info.stamps[first]
             stamp = round((info.times[number] - begin) / base) if info.stamps is None else info.stamps[number] - shift
-            chain = chain or _Chain(info, frame)
-            picture = chain(frame)
+            plain, colours = _storable(frame, info.path)
+            chain = chain or _Chain(info, plain)
+            picture = chain(plain)
             if stream is None:
-                stream = _video_stream(info, frame, picture, base, target)
+                stream = _video_stream(info, colours, picture, base, target)
                 heard = SoundTrack.of(info, begin, end - begin, target)
             picture.pts, picture.time_base, picture.pict_type = stamp, base, PictureType.NONE
             target.mux(stream.encode(picture))
@@ -196,8 +200,34 @@ def _encode(info: MediaInfo, first: int, stop: int, out: Path, events: Events) -
             heard.finish()
 
 
-def _video_stream(info: MediaInfo, frame: Any, picture: Any, base: Fraction, target: Any) -> Any:
-    """An H.264 stream for pictures like `picture`, with the colours of `frame`."""
+def _storable(frame: Any, path: Path) -> tuple[Any, dict[str, int]]:
+    """`frame` in a format that H.264 has, and how its colours are to be read, as the stream says it.
+
+    FFmpeg's filters take BT.601 of the narrow range for what they convert, so that nothing is left to them. Raises
+    DataError where the colours are unknown.
+    """
+    name, full = frame.format.name, has_full_range(frame)
+    tags = {key: getattr(frame, key, None) for key in ("color_primaries", "color_trc")}
+    tags |= {"color_range": FULL_RANGE if full else frame.color_range, "colorspace": frame.colorspace}
+    if name not in KEPT_FORMATS:
+        kept = name.replace("yuvj", "yuv")
+        is_rgb = frame.format.is_rgb or name == "pal8"
+        # grey is taken for the full range, and keeps its levels so where it has the narrow one
+        wide = full or (name.startswith("gray") and frame.color_range == NARROW_RANGE)
+        range_ = "JPEG" if wide else "MPEG"
+        given = {"src_colorspace": "itu601", "dst_colorspace": "itu601", "src_color_range": range_}  # nothing changes
+        if is_rgb:
+            given, range_ = {"dst_colorspace": RGB_TO[0], "src_color_range": "JPEG"}, "MPEG"
+            tags |= {"colorspace": RGB_TO[1], "color_range": NARROW_RANGE}
+        stamp, base = frame.pts, frame.time_base
+        with convertible(path):
+            frame = frame.reformat(format=kept if kept in KEPT_FORMATS else "yuv420p", **given, dst_color_range=range_)
+        frame.pts, frame.time_base = stamp, base
+    return frame, {key: value for key, value in tags.items() if value is not None}
+
+
+def _video_stream(info: MediaInfo, colours: dict[str, int], picture: Any, base: Fraction, target: Any) -> Any:
+    """An H.264 stream for pictures like `picture`, which says that they have the `colours`."""
     stream = target.add_stream("libx264", rate=Fraction(info.fps or 25.0).limit_denominator(1001), options=ENCODER)
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, picture.format.name
     context = stream.codec_context
@@ -205,9 +235,9 @@ def _video_stream(info: MediaInfo, frame: Any, picture: Any, base: Fraction, tar
     ratio = _fraction(_pixel_aspect(info))
     if ratio != 1:
         context.sample_aspect_ratio = 1 / ratio if info.rotation % 180 else ratio
-    for key in ("color_range", "colorspace", "color_primaries", "color_trc"):
-        if hasattr(context, key) and getattr(frame, key, None) is not None:
-            setattr(context, key, getattr(frame, key))
+    for key, value in colours.items():
+        if hasattr(context, key):
+            setattr(context, key, value)
     return stream
 
 
@@ -221,18 +251,17 @@ def _fraction(value: Any) -> Fraction:
 
 
 class _Chain:
-    """FFmpeg's filters that turn a picture upright, make its sides even and bring it to a format that H.264 has."""
+    """FFmpeg's filters that turn a picture upright and make its sides even."""
 
     def __init__(self, info: MediaInfo, frame: Any) -> None:
         from av.filter import Graph
 
-        wanted = frame.format.name if frame.format.name in KEPT_FORMATS else "yuv420p"
         mirror = [("hflip", None)] if info.mirrored else []
         steps = [
             *TURNS.get(info.rotation, ()),
             *mirror,
             ("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0"),
-            ("format", wanted),
+            ("format", frame.format.name),
         ]
         self.graph = Graph()
         base = _fraction(frame.time_base) if frame.time_base else Fraction(1, 1000)

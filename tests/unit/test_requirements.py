@@ -10,7 +10,7 @@ from ltx2_train.toml import read_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 # ComfyUI asks for these in the versions that are needed, or newer ones, since 0.20
-WITH_COMFYUI = {"torch", "av", "numpy", "pillow"}
+WITH_COMFYUI = {"torch", "numpy", "pillow"}
 
 
 def test_comfyui_gets_every_version_that_the_package_asks_for() -> None:

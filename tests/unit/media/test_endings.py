@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from media import grey_levels, numbers, tone, write_image, write_sound, write_video
@@ -12,11 +13,13 @@ from media import grey_levels, numbers, tone, write_image, write_sound, write_vi
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.dataset.scan import MEDIA_SUFFIXES, unread_kind
-from ltx2_train.errors import DataError
-from ltx2_train.media.sound_media import read_sound
+from ltx2_train.errors import ConfigError, DataError
+from ltx2_train.media import decoding
+from ltx2_train.media.sound_media import probe_sound, read_sound
 from ltx2_train.media.video import probe_media, read_frames
 from ltx2_train.workshop.check import check_dataset
 
+ROOT = Path(__file__).parents[3]
 SOUNDS = {
     "a.w64": "pcm_s16le", "a.caf": "pcm_s16le", "a.au": "pcm_s16be", "a.tta": "tta", "a.wv": "wavpack",
     "a.ac3": "ac3", "a.eac3": "eac3", "a.voc": "pcm_s16le", "a.mp2": "mp2",
@@ -95,3 +98,15 @@ def test_a_film_behind_the_first_is_told_or_refused(tmp_path, ending, read):
     found = probe_media(path)
     assert [remark for remark in found.remarks if told in remark and read in remark]
     assert found.frames == (24 if ending == "avi" else 12)
+
+
+@pytest.mark.parametrize("read", [probe_media, probe_sound])
+def test_an_old_pyav_is_refused_with_what_to_do(tmp_path, monkeypatch, read):
+    path = write_video(tmp_path / "a.mp4", grey_levels(3), sound=tone(0.2))
+    decoding.require_av.cache_clear()
+    monkeypatch.setattr(av, "__version__", "16.1.0")
+    with pytest.raises(ConfigError, match=r"PyAV 17\.1 or newer is needed, and this is PyAV 16\.1\.0"):
+        read(path)
+    monkeypatch.setattr(av, "__version__", "18.0.0")
+    read(path)
+    assert f'"av>={".".join(map(str, decoding.OLDEST_AV))}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

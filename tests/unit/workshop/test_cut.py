@@ -418,3 +418,55 @@ def test_the_command(tmp_path, capsys):
     assert main(["data", "cut", str(tmp_path / "in"), "--out", str(tmp_path / "two"), "--seconds", "1"]) == 1
     with pytest.raises(SystemExit):
         main(["data", "cut", str(path), "--out", str(tmp_path / "out")])
+
+
+def film_of_colours(path, codec, pixel_format, matrix, colour_range, options):
+    """Red, green, blue and grey side by side; `matrix` and `colour_range` by their numbers in files, 0 for no word."""
+    colours = np.repeat(np.uint8([[220, 30, 30], [30, 200, 40], [40, 50, 220], [150, 150, 150]]), 32, axis=0)
+    picture = np.ascontiguousarray(np.broadcast_to(colours, (64, 128, 3)))
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 64, pixel_format
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, colour_range
+        for index in range(12):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if pixel_format.startswith(("yuv", "gray")):
+                frame = frame.reformat(
+                    format=pixel_format,
+                    dst_colorspace="itu709" if matrix == 1 else "itu601",
+                    dst_color_range="JPEG" if colour_range == 2 else "MPEG",
+                )
+            else:
+                frame = frame.reformat(format=pixel_format)
+            frame.pts, frame.colorspace, frame.color_range = index, matrix, colour_range
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "pixel_format", "matrix", "colour_range"),
+    [
+        *((".mp4", "libx264", "yuv420p", matrix, 1) for matrix in (0, 1, 6)),
+        *((".mp4", "libx264", "yuvj420p", matrix, 2) for matrix in (0, 1, 6)),
+        (".mp4", "libx264", "yuvj444p", 1, 2),
+        (".mp4", "libx264", "yuv420p10le", 1, 2),
+        (".mp4", "libx265", "yuvj420p", 1, 2),
+        (".mkv", "libx264rgb", "rgb24", 0, 2),
+        (".avi", "utvideo", "gbrp", 0, 2),
+        (".mkv", "ffv1", "bgr0", 0, 0),
+        (".mkv", "ffv1", "gray", 0, 1),
+        (".mkv", "ffv1", "gray", 0, 2),
+        (".mkv", "ffv1", "yuv422p12le", 1, 1),
+    ],
+)
+def test_what_is_encoded_anew_keeps_its_colours(tmp_path, ending, codec, pixel_format, matrix, colour_range):
+    options = {"libx265": {"x265-params": "log-level=none:qp=4"}, "ffv1": {}, "utvideo": {}}.get(codec, {"qp": "4"})
+    path = tmp_path / "in" / f"film{ending}"
+    film = film_of_colours(path, codec, pixel_format, matrix, colour_range, options)
+    clip = cut_videos(film, tmp_path / "out", seconds=0.2).clips[1]
+    assert not clip.copied
+    places = (0, 32, slice(16, 128, 32))
+    there, got = read_frames(film, [5])[places].astype(int), read_frames(clip.path, [0])[places].astype(int)
+    assert np.abs(got - there).max() <= 3
