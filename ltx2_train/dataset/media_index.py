@@ -23,7 +23,7 @@ from ..media.info import MediaInfo
 from .sources import source_change
 
 INDEX_NAME = "ltx2_media.json"
-VERSION = 10
+VERSION = 11
 _LARGEST_DENOMINATOR = 10_000_000
 _LISTS = ("remarks", "reading", "damage", "tracks")
 _PLAIN = tuple(

@@ -21,6 +21,12 @@ from .notes import DataNote
 from .reference import line_beside, reference_frames
 from .sources import copies
 
+NO_MATRIX = (
+    "{}, of 1280 columns or 720 lines or more, say no colour matrix: BT.601 is taken, as FFmpeg and ComfyUI write it, "
+    "and cameras and players take BT.709. Compare `ltx2-train data preview` with a player; if they differ, write the "
+    "right one into a copy: `ffmpeg -i OLD -c copy -bsf:v h264_metadata=matrix_coefficients=1 NEW` (hevc_metadata for "
+    "HEVC)"
+)
 SHORT_REFERENCE = "references are shorter than their clips; where they end, their last frame is held"
 LONG_REFERENCE = "references are longer than their clips, and only their beginning is used"
 OTHER_LENGTH = "references have another length than their clips, so that every window is shown their beginning"
@@ -86,6 +92,7 @@ class Fit:
     def _reference(self, item: Item, wanted: ReferenceMedia, media: MediaInfo, frames: int) -> None:
         own = item.source.media
         self._remarked("reference", media, media.remarks)
+        self.colours("references", media)
         alike = (wanted.temporal_scale, wanted.width, wanted.height) == (1, item.width, item.height)
         if alike and (wanted.frames > 1 or item.window.count == 1) and same_file(media.path, own.path):
             self._note(ITSELF, media, "")
@@ -141,6 +148,11 @@ class Fit:
         self.useless(
             topic, [path for number, path in enumerate(given) if any(same_file(path, o) for o in given[:number])]
         )
+
+    def colours(self, role: str, media: MediaInfo) -> None:
+        """Take down where nothing says which colours `media`, one of the `role`, has."""
+        if media.no_matrix:
+            self._note(NO_MATRIX.format(role), media, "")
 
     def long_clip(self, clip: MediaInfo, most: int, seconds: float) -> None:
         """Take down that the last `seconds` of `clip` are behind the `most` frames that are used of it."""

@@ -99,6 +99,7 @@ class Cutter:
             if reason:
                 return [], f"{reason} ({media.frames} frames at {line.source_fps:.2f} fps in the file)"
         source = Medium(media, candidate.caption or "", candidate.stem, entry.caches, line, candidate.more_captions)
+        self.fit.colours("clips", media)
         width, height = explicit[:2] if explicit else self.buckets.choose(media.width, media.height)
         apart, silence = self._sound_of(media, candidate)
         if silence and candidate.sound is not None and entry.audio_source != "none":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 HDR_TRANSFERS = (16, 18)  # PQ and HLG
 LINEAR = 8
@@ -17,6 +18,11 @@ OTHER_TRANSFERS = {
 }
 WIDE_PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 HEAD = 1 << 16  # bytes in which a picture says it
+UNSPECIFIED_MATRIX = 2
+LARGE = 1280, 720  # columns or rows from which on players take BT.709 where no matrix is said
+OF_601 = frozenset(("mjpeg", "vp8", "dvvideo"))  # codecs whose matrix is BT.601 without a word
+GRAPH_TAGS = ("prompt", "workflow")  # of ComfyUI, which writes BT.601
+COPYING = "LoadVideo"  # a node of ComfyUI whose film may be written as it was
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NCLX = b"colrnclx"  # of AVIF: the box and the kind of its contents
 # red, green and blue of sRGB in x and y, and how far others may be from them
@@ -33,6 +39,19 @@ def colour_remark(primaries: int, transfer: int) -> str:
     if wide := WIDE_PRIMARIES.get(primaries):
         return f"has the colours of {wide}, which will look pale; convert it to BT.709 first"
     return ""
+
+
+def lacks_matrix(frame: Any, codec: str, tags: Mapping[str, str]) -> bool:
+    """Whether the colours of a film, of which `frame` is the first and `tags` are of the container, may be BT.601 as
+    FFmpeg takes them, or BT.709 as players do at its size, and nothing in it says which."""
+    if int(frame.colorspace) != UNSPECIFIED_MATRIX or codec in OF_601:
+        return False
+    if frame.format.is_rgb or len(frame.format.components) < 3:
+        return False
+    graph = " ".join(text for key, text in tags.items() if key.lower() in GRAPH_TAGS)
+    if graph and COPYING not in graph:
+        return False
+    return frame.width >= LARGE[0] or frame.height >= LARGE[1]
 
 
 def picture_remark(path: Path) -> str:

@@ -24,6 +24,7 @@ class MediaInfo:
     mirrored: bool = False  # left and right change places once it is upright
     pixel_format: str = ""
     has_alpha: bool = False
+    no_matrix: bool = False  # large, and nothing in it says whether its colours are BT.601, as they are read, or BT.709
     has_audio: bool = False
     tracks: tuple[str, ...] = ()  # what each sound track is
     pair: bool = False  # its two sound tracks are the left and the right of one recording

@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..threads import heed
 from .asked import asked
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
-from .coded_colours import LINEAR, colour_remark
+from .coded_colours import LINEAR, colour_remark, lacks_matrix
 from .convert import orientation, slant
 from .decoding import alpha_decoder, decode_packet, is_cover, is_packet_damaged, opened
 from .h264 import LostReferences
@@ -52,6 +52,7 @@ def probe_video(path: Path) -> MediaInfo:
         ratio = stream.sample_aspect_ratio or Fraction(1)
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(path, container)
+        no_matrix = lacks_matrix(first, stream.codec_context.name, container.metadata)
         moving = [one.index for one in container.streams.video if not is_cover(one)]
         of_tracks = _of_tracks(moving, stream.index)
         told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]
@@ -81,6 +82,7 @@ def probe_video(path: Path) -> MediaInfo:
         mirrored=mirrored,
         pixel_format=first.format.name,
         has_alpha=has_alpha,
+        no_matrix=no_matrix,
         has_audio=bool(tracks),
         tracks=tracks,
         pair=pair,

@@ -44,10 +44,11 @@ def black_bars(item: Item, used: np.ndarray | None = None) -> str:
         frames = read_image(item.source.path, size, centre)[None]
     else:
         frames = read_frames(item.source.media, item.picks[:1], size, centre)
-    if not any(_bars(frames)):
+    dark = _is_dark(frames[0])  # as where a film fades in
+    if not dark and not any(_bars(frames)):
         return ""
     if item.kind == "video" and item.picks[-1] > item.picks[0]:  # a dark beginning is no bar
-        last = read_frames(item.source.media, [item.picks[len(item.picks) // 2]], size, centre)
+        last = read_frames(item.source.media, [item.picks[-1 if dark else len(item.picks) // 2]], size, centre)
         frames = np.concatenate([frames, last])
     lying, standing = _bars(frames)
     told = [f"at the top and the bottom ({lying:.0%} of its height)"] if lying else []
@@ -74,6 +75,11 @@ def _is_dim_at_edges(picture: np.ndarray) -> bool:
     """Whether half of two opposite edges of a picture, uint8 [H, W, 3], is so dark that they may be bars."""
     level = picture.max(axis=2)
     return any(((lines[0] <= DIM).mean() > 0.5 and (lines[-1] <= DIM).mean() > 0.5) for lines in (level, level.T))
+
+
+def _is_dark(picture: np.ndarray) -> bool:
+    """Whether no line of a picture, uint8 [H, W, 3], is lit so far that a bar beside it would be seen."""
+    return bool(((picture.max(axis=2) > LIT).mean(axis=1) < FILLED).all())
 
 
 def _small(item: Item, side: int = SIDE) -> tuple[int, int]:

@@ -6,6 +6,7 @@ It is long: every way of not fitting has its sentence.
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
 from ltx2_train.events import Events
+from ltx2_train.media.coded_colours import lacks_matrix
 from ltx2_train.workshop.check import check_dataset
 
 
@@ -59,6 +61,32 @@ def test_as_many_frames_at_another_rate_are_told(clips):
     rate = "another frame rate than their clips and as many frames, and go with them frame by frame"
     assert f"1 references have {rate}: a.mp4 (50.00 fps, not 25.00)" in texts
     assert f"1 masks have {rate}: a.mp4 (50.00 fps, not 25.00)" in said(clips, mask_directory="refs")
+
+
+def test_large_films_without_a_colour_matrix_are_told(tmp_path):
+    tall = moving_square(17, 32, 736)
+    write_captioned(tmp_path / "clips" / "a.mp4", tall, caption="a")
+    told = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709"}
+    write_video(tmp_path / "clips" / "b.mp4", tall, options=told).with_suffix(".txt").write_text("b")
+    write_captioned(tmp_path / "clips" / "small.mp4", moving_square(17, 64, 64), caption="c")
+    for name in ("a", "b", "small"):
+        write_video(tmp_path / "refs" / f"{name}.mp4", tall)
+    texts = said(tmp_path, reference_directory="refs", reference_frames=17)
+    found = [text for text in texts if "say no colour matrix: BT.601 is taken" in text]
+    assert [text.split(",")[0] for text in found] == ["1 clips", "3 references"]
+    assert [text.rsplit(": ", 1)[1] for text in found] == ["a.mp4", "a.mp4, b.mp4, small.mp4"]
+    report = check_dataset(config(tmp_path))
+    assert [(one.level, one.path) for one in report.findings if "no colour matrix" in one.reason] == [("amber", None)]
+
+
+def test_a_film_that_says_or_implies_its_matrix_lacks_none():
+    form = SimpleNamespace(is_rgb=False, components=(1, 2, 3))
+    frame = SimpleNamespace(colorspace=2, width=1280, height=544, format=form)
+    made, copied = {"PROMPT": '{"class_type": "CreateVideo"}'}, {"prompt": '{"class_type": "LoadVideo"}'}
+    cases = [("h264", {}), ("h264", copied), ("h264", made), ("mjpeg", {})]
+    assert [lacks_matrix(frame, codec, tags) for codec, tags in cases] == [True, True, False, False]
+    frame.width = 1024
+    assert not lacks_matrix(frame, "h264", {})
 
 
 # --- two of one name -------------------------------------------------------------------------------------------------

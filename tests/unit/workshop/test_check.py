@@ -126,6 +126,17 @@ def test_black_bars_are_told(good, edges, told):
     assert [reason.startswith(told) for reason in found] == [True] * bool(told)
 
 
+def test_black_bars_of_a_clip_that_fades_in_are_told(good):
+    frames = np.zeros((33, 64, 96, 3), np.uint8)
+    frames[:, 8:56] = media.moving_square(33, 96, 48) * np.linspace(0, 4, 33).clip(0, 1)[:, None, None, None]
+    media.write_captioned(good / "fade.mp4", frames, caption="fade")
+    media.write_captioned(good / "night.mp4", frames // 8, caption="night")
+    found = [one for one in check(good).findings if one.rule == "bars"]
+    assert [(one.path.name, one.reason[:41]) for one in found] == [
+        ("fade.mp4", "has black bars at the top and the bottom ")
+    ]
+
+
 def test_a_clip_that_stands_still_or_stutters_is_told(good):
     moving = media.moving_square(20, 96, 64)
     media.write_captioned(good / "held.mp4", np.concatenate([moving, *[moving[-1:]] * 20]), caption="held")
