@@ -53,8 +53,7 @@ def probe_video(path: Path) -> MediaInfo:
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(path, container)
         no_matrix = lacks_matrix(first, stream.codec_context.name, container.metadata)
-        moving = [one.index for one in container.streams.video if not is_cover(one)]
-        of_tracks = _of_tracks(moving, stream.index)
+        of_tracks = _of_tracks(container, stream.index)
         told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
@@ -88,8 +87,7 @@ def probe_video(path: Path) -> MediaInfo:
         pair=pair,
         remarks=(
             *(*_of_alpha(has_alpha, look), *_remarks(first), *of_tracks),
-            *_of_stamps(packets, formats),
-            *_of_rate(formats, clock),
+            *(*_of_stamps(packets, formats), *_of_rate(formats, clock)),
             *_doubts(look, clock, damage),
             *told,
         ),
@@ -281,8 +279,9 @@ def _refuse_disorder(path: Path, packets: Packets, look: Look, base: Any) -> Non
             )
 
 
-def _of_tracks(tracks: list[int], used: int) -> tuple[str, ...]:
-    """What a user should know of several video tracks; `tracks` and `used` are numbers of streams."""
+def _of_tracks(container: Any, used: int) -> tuple[str, ...]:
+    """What a user should know of several video tracks; `used` is the number of the stream that is."""
+    tracks = [one.index for one in container.streams.video if not is_cover(one)]
     if len(tracks) < 2 or used not in tracks:
         return ()
     return (
