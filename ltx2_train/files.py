@@ -179,6 +179,18 @@ def remove(paths: Iterable[Path]) -> str:
     return " ".join(stay[:1]) + (f" {len(stay) - 1} more stay as well." if len(stay) > 1 else "")
 
 
+def require_there(paths: Iterable[Path], when: str, mend: str) -> None:
+    """Raise RunError where any of `paths`, all of them files that were there, is not any more: it names them, says
+    `when` they went, and how to `mend` it."""
+    gone = [path for path in dict.fromkeys(paths) if not path.is_file()]
+    if gone:
+        more = f" and {len(gone) - 1} more were" if len(gone) > 1 else " was"
+        raise RunError(
+            f"{gone[0]}{more} deleted or moved {when}, or a disk that held {'them' if gone[1:] else 'it'} was taken "
+            f"away. {mend}"
+        )
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic(path) as temporary:

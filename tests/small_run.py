@@ -90,7 +90,7 @@ class SmallRuns:
             mean=WeightMean(loras.parameters(), config.ema.decay) if config.ema.decay else None,
             watch=SimpleNamespace(step=lambda heard: None), total=checked.total, step=0, place=(0, 0), log=None,
             prompts=checked.prompts, undrawn=False, checkpoint_shapes=shapes, base={}, trigger="",
-            version="2.3", apply=None, saved=None, saved_step=0, peers=ALONE, parts={},
+            version="2.3", apply=None, saved=None, saved_step=0, unexported=False, peers=ALONE, parts={},
             rates=lambda: {"lr": optimizer.param_groups[0]["lr"]},
         )  # fmt: skip
         run.renderer = SimpleNamespace(draw=self._draw, events=events)

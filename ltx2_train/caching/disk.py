@@ -19,6 +19,7 @@ from ..events import Events
 from .due import Due
 from .kind import IN_ITS_PLACE
 from .kinds import caches_due
+from .notes import is_damage
 from .recipe import CacheRecipe
 
 EXACT = 1.1  # what replaces a file of about its own size needs no room, though the estimate be a little higher
@@ -42,6 +43,11 @@ class CacheNeed:
             {job.path: job.kind.size(job) for job in jobs if job.kind.exact},
             {job.path: job.kind.size(job) for job in jobs if not job.kind.exact},
         )
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a file that is made again is damaged, by its header or by a note of whoever read it."""
+        return any(is_damage(path, why) for due in self.dues.values() for path, why in due.replaced.items())
 
     def require_place(self) -> None:
         """Raise RunError where a folder lies in the place of a cache that is to be made."""

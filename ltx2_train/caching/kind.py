@@ -30,7 +30,7 @@ from .cache_file import (
     without_mend,
     write_cache,
 )
-from .notes import FAILED, damage
+from .notes import FAILED, UNREADABLE, damage
 from .recipe import CacheRecipe
 
 HEADER = 480  # bytes of a cache that are neither tensor nor settings: source, checkpoint, names
@@ -158,7 +158,7 @@ class CacheKind(Generic[R]):
             file = CacheFile(job.path)
             return CacheState(False, self.stale(file, job), file)
         except CacheError as error:
-            return CacheState(False, CLOSED if why_not_read(job.path) else "damaged", error=without_mend(error))
+            return CacheState(False, CLOSED if why_not_read(job.path) else UNREADABLE, error=without_mend(error))
 
     def state(self, job: Job) -> CacheState:
         """As `check`, with the file beside it."""

@@ -57,6 +57,7 @@ class Notes:
 
 FAILED = Notes("ltx2_failed.json")
 DAMAGED = Notes("ltx2_damaged.json", of_caches=True)
+UNREADABLE = "damaged"  # why a cache is stale whose header cannot be read
 
 
 def note_damage(path: Path, reason: str) -> None:
@@ -67,6 +68,11 @@ def note_damage(path: Path, reason: str) -> None:
 def damage(path: Path) -> str | None:
     """Why the cache `path`, as it is now, is of no use; None where nobody has found anything."""
     return DAMAGED.get(path.parent, path.name, path)
+
+
+def is_damage(path: Path, stale: str) -> bool:
+    """Whether the cache `path` is `stale` for damage, not for what it was made from."""
+    return stale == UNREADABLE or stale == damage(path)
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..errors import CacheError, RunError
 from ..events import Events
 from ..weights.reader import ENDING
 from .cache_file import MEND, CacheFile
+from .due import Due
 from .encode import Latents
 from .encode_text import Text
 from .kind import IN_ITS_PLACE, CacheKind
@@ -121,6 +122,22 @@ def verify_caches(plan: DatasetPlan, recipe: CacheRecipe, events: Events) -> Non
             if file.fingerprinted and (changed := content_change(file.record("source"), job.source)):
                 note_damage(job.path, changed)
         events.progress(done, len(jobs), job.path.name)
+
+
+def verify_kept(dues: Iterable[Due], events: Events) -> bool:
+    """Read all of every cache that is kept; whether any of them is damaged, which is noted and makes it stale."""
+    paths = sorted({job.path for due in dues for job in due.kept if job.path not in due.replaced})
+    events.message(f"A cache is damaged, so all of the {len(paths)} that are kept are read.")
+    events.stage("verify caches", len(paths))
+    damaged = False
+    for done, path in enumerate(paths, 1):
+        events.check_stop()
+        try:
+            CacheFile(path).verify()
+        except CacheError:
+            damaged = True
+        events.progress(done, len(paths), path.name)
+    return damaged
 
 
 def _rows(kind: CacheKind[Any]) -> Iterator[CacheRow]:

@@ -18,6 +18,7 @@ from ..dataset.outputs import refuse_among_media
 from ..errors import ConfigError, DataError
 from ..events import Events, shielded
 from ..families import FAMILIES
+from ..files import require_there
 from ..media.names import is_file
 from ..weights.fingerprint import part_fingerprint
 from .given_media import GivenMedia
@@ -89,7 +90,13 @@ def sample(
                     **({"beside": {path.name: each for path, each in beside}} if beside else {}),
                 },
             )
-        return files
+        return _all_there(files)
+
+
+def _all_there(files: list[SampleFile]) -> list[SampleFile]:
+    """`files`. Raises RunError where one is not there any more."""
+    require_there((file.path for file in files), "while samples were drawn", "Draw them again.")
+    return files
 
 
 def _named(out: Path, lora: Path | None, strength: float, index: int, prompt: Prompt) -> Path:

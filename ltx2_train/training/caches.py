@@ -6,7 +6,7 @@ Latents of pictures and references, of the sound, masks, captions, the sample pr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..caching.locks import Claims, tidy
 from ..caching.manifest import write_manifest
 from ..caching.notes import DAMAGED
 from ..caching.recipe import CacheRecipe
+from ..caching.status import verify_kept
 from ..caching.writable import require_writable, written_folders
 from ..config import DrawSettings, RunConfig
 from ..config.base_files import BaseFiles
@@ -37,6 +38,7 @@ from ..errors import CheckpointError, ConfigError, DataError, RunError
 from ..events import Events, shielded
 from ..feed.cached import are_unsaid, dataset_captions
 from ..feed.captions_in_use import captions_in_use
+from ..files import require_there
 from ..locks import alone
 from ..models.audio_vae import AudioVAE
 from ..models.plain_text import PlainText
@@ -105,7 +107,7 @@ def build_caches(
         run not in trained_by and drawn.prompts is None and are_unsaid(dataset)
     ):  # those runs may have prompts of their own
         drawn = drawn.model_copy(update={"every": 0, "every_epochs": 0})
-    need = CacheNeed.of(plan, recipe)
+    need = _needed(plan, recipe, events)
     need.require_place()
     need.require_room(events)
     if need.sizes or need.upper_sizes:
@@ -136,6 +138,7 @@ def build_caches(
             media = given_media(run, base, folder, trained_of(run, dataset))
             _encode_media(prompts, media, openers, run.model.mode, events, device)
             prompt_features(texts, folder, base.encoder, base.projection, device, events, run.gemma)
+    _require_made(need.dues, reports)
     manifest = run.cache.manifest or dataset.datasets[0].caches / MANIFEST_NAME
     with alone(manifest.parent):  # from what is there to the file without anybody in between
         write_manifest(plan, manifest, config.name)
@@ -206,6 +209,28 @@ def _encode_media(
         events,
         device,
     )
+
+
+def _needed(plan: DatasetPlan, recipe: CacheRecipe, events: Events) -> CacheNeed:
+    """What is to be made. Where a cache is damaged all others are read as well: what broke one may have broken them."""
+    need = CacheNeed.of(plan, recipe)
+    if need.damaged and verify_kept(need.dues.values(), events):
+        need = CacheNeed.of(plan, recipe)
+    return need
+
+
+def _require_made(dues: Mapping[str, Due], reports: Mapping[str, CacheReport]) -> None:
+    """Raise RunError where a cache that is counted as made or kept is not there: its folder went meanwhile."""
+    there: list[Path] = []
+    for name, due in dues.items():
+        failed = {failure.path for failure in reports[name].failed}
+        lost = {job.path for job in due.jobs if job.source in failed or job.kind.needless(job)}
+        for job in (*due.kept, *due.jobs):
+            if job.path not in lost:
+                beside = job.kind.beside(job)
+                there += [job.path] if beside is None else [job.path, beside]
+    mend = "Look for the folder, or mount it again, and build again: what is missing is made then."
+    require_there(there, "while the caches were built", mend)
 
 
 def _require_no_mute(due: Due, mode: Mode) -> None:

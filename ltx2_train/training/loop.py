@@ -50,7 +50,7 @@ from .reading import Columns, not_finite, read
 from .ready import Ready, make_ready
 from .report import leave_report
 from .requests import Asked
-from .saving import complete, save, save_after_error
+from .saving import complete, is_saved, require_saved, save, save_after_error
 from .sending import Ahead, pinned
 from .setup import Run, load
 from .state import state_name
@@ -446,9 +446,11 @@ class _Loop:
             lora = run.peers.lead(lambda: save(run, self.events, "finished", final=True))
         lora = run.peers.told(lora)
         assert lora is not None, "the first process has saved it"
+        if run.peers.first:
+            require_saved(run, lora)
+            if not run.unexported:
+                renew_exports(self.settings, run.folder, lora, self.events)
         copy = exported(self.settings, run.folder, lora)
-        if run.peers.first and copy is not None:  # one that could not be written has been told of
-            renew_exports(self.settings, run.folder, lora, self.events)
         if run.peers.first and (missing := missing_words(run.folder, self.settings.train.keep_loras)):
             self.events.message(missing, "warning")
         done, seconds = run.step - self.first, time.monotonic() - self.started
@@ -460,8 +462,10 @@ class _Loop:
         """Save what there is, and return what is raised to tell of it: `error` itself, or one in better words."""
         run, events = self.run, self.events
         full = out_of_memory(error, f"training step {run.step + 1}") if isinstance(error, Exception) else None
-        if self.finished:
+        if self.finished and (not run.peers.first or is_saved(run)):
             saved = f"State and {run.product} are saved."
+        elif self.finished and run.parts:  # which takes all processes, and the others have left
+            saved = f"State or {run.product} is gone."
         elif self.clean and not (isinstance(run.optimizer, WeightOptimizer) and run.optimizer.moved):
             saved = self._keep(_ending(error), error)
         else:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from ..device import DTYPES
 from ..errors import RunError, TrainerError
 from ..events import Events
-from ..files import write_json
+from ..files import parse_json, require_there, write_json
 from ..full.file import save_checkpoint, verify_checkpoint
 from ..full.weights import TrainedWeights
 from ..lora.file import verify_saved
@@ -31,12 +31,21 @@ from ..optim import WeightMean, averaged
 from .chart import draw_chart
 from .exports import export, export_one
 from .lora_about import lora_metadata
-from .lora_files import list_loras, lora_name, place_newest, prune, taken_words, write_lora_beside
+from .lora_files import (
+    is_whole,
+    list_loras,
+    lora_name,
+    place_newest,
+    prune,
+    step_of,
+    taken_words,
+    write_lora_beside,
+)
 from .metrics import LOSS, STREAMS, VALIDATION, loss_column, terms_of
 from .report import versions
 from .run_folder import delete_old_states
 from .setup import Run
-from .state import list_states, random_state, save_state, state_name
+from .state import list_states, random_state, read_tree, save_state, state_name
 
 WAITS = (0.5, 2.0)  # seconds between tries to write a state or a LoRA
 STATE, LORA, CHECK = "state", "LoRA", "check of the LoRA"
@@ -76,33 +85,105 @@ def save_after_error(run: Run, events: Events, status: str) -> str:
     if run.step == 0:
         run.folder.ended(status)
         return "Nothing was trained yet."
-    if run.saved_step == run.step:  # a stop that was asked for in that save waits for one of it, not for two
+    if is_saved(run):  # a stop that was asked for in that save waits for one of it, not for two
         run.folder.ended(status)
         return f"State and {run.product} are saved."
+    lost = run.saved_step == run.step  # deleted or moved since
     step, there = run.saved or (0, None)
     again = step != run.step or there is None or not there.is_file()  # else what ended the run came in its save
     saved = _write(run, events, status, with_state=True, final=False, lora=None if again else there)
     failed = "".join(f" {saved.failed[step]}" for step in (LORA, CHECK) if step in saved.failed)
     if saved.state is None:
-        kept = list_states(run.folder.states)
-        older = f"The state of step {kept[-1][0]} is kept." if kept else "There is no state on disk."
+        kept = _newest_state(run)
+        older = f"The state of step {kept} is kept." if kept is not None else "There is no state on disk."
         also = f" The {run.product} of step {run.step} is saved." if saved.lora is not None else ""
         return f"The state could not be saved: {saved.failed[STATE]} {older}{also}{failed}"
     product = run.product
-    return f"The state is saved, the {product} is not:{failed}" if failed else f"State and {product} are saved."
+    if failed:
+        return f"The state is saved, the {product} is not:{failed}"
+    return f"State and {product} were gone, and are saved again." if lost else f"State and {product} are saved."
+
+
+def is_saved(run: Run) -> bool:
+    """Whether state and LoRA of this step were saved, and are there still."""
+    step, lora = run.saved or (0, None)
+    files = (run.folder.states / state_name(run.step), lora)
+    return run.saved_step == run.step == step and all(file is not None and file.is_file() for file in files)
+
+
+def require_saved(run: Run, lora: Path) -> None:
+    """Raise RunError where the folder of the run, or the LoRA that it saved last, is not there any more."""
+    run.folder.require_there()
+    require_there([lora], "since the run has saved it", "See what else the folder lacks.")
 
 
 def complete(run: Run, events: Events) -> None:
-    """Write the LoRA of the step that a run goes on from, or the file beside it, where the save was cut short."""
-    there = [lora for step, lora in list_loras(run.folder.loras, run.folder.name) if step == run.step]
-    if lacking := [lora for lora in there if not lora.with_suffix(".json").exists()]:
-        with _tolerant(Saved(), f"file that says how the {run.product} came about", events):
-            _write_sidecars(run, lacking)
-    if run.step and not there:
+    """Write the LoRA of the step that a run goes on from, or the files beside it, where the save was cut short or what
+    it wrote is damaged."""
+    if not run.step:
+        return
+    folder, name = run.folder.loras, run.folder.name
+    there = [lora for step, lora in list_loras(folder, name) if step == run.step]
+    whole = [lora for lora in there if is_whole(lora, run.step)]
+    if not whole:
+        if there:
+            _tell_anew(there, f"written anew from the state of step {run.step}", events)
         saved = Saved()
         _write_loras(run, events, saved)
         for step in saved.failed.keys() & {LORA, CHECK}:
             events.message(f"The {run.product} of step {run.step} is missing. {saved.failed[step]}", "warning")
+        return
+    _complete_names(run, name, whole[-1], events)
+    mean = f"{name}_ema"
+    means = [lora for step, lora in list_loras(folder, mean) if step == run.step]
+    if run.mean is not None and means:
+        if not any(is_whole(lora, run.step) for lora in means):
+            _tell_anew(means, f"written anew from the state of step {run.step}", events)
+            with _tolerant(Saved(), "LoRA of the running mean", events):
+                _write_mean(run, run.mean, events)
+        else:
+            _complete_names(run, mean, means[-1], events)
+
+
+def _complete_names(run: Run, name: str, whole: Path, events: Events) -> None:
+    """Have the LoRA `whole` of this step under the plain name too, where that is damaged, missing or of an earlier
+    step, and what is said of it beside both. One of a later step stays."""
+    plain = run.folder.loras / lora_name(name)
+    good = is_whole(plain)
+    if not good or (step_of(plain) or run.step) < run.step:
+        if plain.exists() and not good:
+            _tell_anew([plain], f"copied from {whole.name}", events)
+        with _tolerant(Saved(), f"copy of {whole.name} as {plain.name}", events):
+            place_newest(whole, run.folder.loras, name)
+    of_step = [whole, plain] if is_whole(plain, run.step) else [whole]
+    beside = [lora for lora in of_step if not _is_said(lora.with_suffix(".json"))]
+    if damaged := [path for lora in beside if (path := lora.with_suffix(".json")).exists()]:
+        _tell_anew(damaged, "written anew", events)
+    with _tolerant(Saved(), f"file that says how the {run.product} came about", events):
+        _write_sidecars(run, beside)
+
+
+def _is_said(path: Path) -> bool:
+    """Whether the file beside a LoRA is there, and whole."""
+    try:
+        return isinstance(parse_json(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _tell_anew(damaged: Iterable[Path], how: str, events: Events) -> None:
+    names = [path.name for path in damaged]
+    was = "was" if len(names) == 1 else "were"
+    events.message(f"{' and '.join(names)} {was} damaged, and {was} {how}.", "warning")
+
+
+def _newest_state(run: Run) -> int | None:
+    """The newest step that can be gone on from; None where there is none."""
+    for step, path in reversed(list_states(run.folder.states)):
+        with contextlib.suppress(RunError):
+            read_tree(path)
+            return step
+    return None
 
 
 def _write(run: Run, events: Events, status: str, with_state: bool, final: bool, lora: Path | None = None) -> Saved:
@@ -166,7 +247,9 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
         with _tolerant(saved, "copy in run.export_folder", events):
             # a checkpoint is too large for one of each step to stay there
             place_one = export_one if run.whole else export
+            run.unexported = True
             events.saved("export", place_one(written, run.config.run.export_folder / name, name, events))
+            run.unexported = False
     if keep := run.config.full.keep if run.whole else run.config.train.keep_loras:
         _removed(prune(folder.loras, name, keep, folder.finished), events)
     if run.mean is not None:

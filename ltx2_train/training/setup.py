@@ -106,6 +106,7 @@ class Run:
     place: tuple[int, int] = (0, 0)
     log: MetricsLog | None = None
     saved: tuple[int, Path] | None = None  # the last step whose LoRA (or checkpoint) is good and wherever it belongs
+    unexported: bool = False  # its copy in run.export_folder was refused, which has been told
     trained: Trained = Trained()
     peers: Peers = ALONE
 

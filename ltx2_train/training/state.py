@@ -83,10 +83,11 @@ def state_name(step: int) -> str:
 
 
 def list_states(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of the states in `folder`, oldest first. Raises OSError where it is closed to this user."""
+    """(step, path) of the states in `folder`, oldest first; a folder of such a name is none. Raises OSError where it is
+    closed to this user."""
     found = []
     for path in entries(folder):
-        if match := re.fullmatch(_NAME, path.name):
+        if (match := re.fullmatch(_NAME, path.name)) and not path.is_dir():
             found.append((int(match[1]), path))
     return sorted(found)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..caching.cache_file import MEND
+from ..caching.cache_file import MEND, without_mend
 from ..caching.notes import note_damage
+from ..dataset.notes import SHOWN_AT_MOST
 from ..device import DTYPES, release
 from ..errors import CacheError
 from ..events import Events
@@ -40,10 +42,15 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
     events.stage("prepare captions", total)
     connectors = load_connectors(checked.files.connectors, config.model.mode, dtype, device, events.check_stop)
 
+    damaged: list[CacheError] = []
     for done, key in enumerate([*samples, *prompts]):
         events.check_stop()
-        text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
-        _check_width(text, connectors, key)
+        try:
+            text = data.load_text(samples[key]) if isinstance(key, Path) else prompts[key]
+            _check_width(text, connectors, key)
+        except CacheError as error:
+            damaged.append(error)
+            continue
         if isinstance(text, FullText):
             of_stream = {"video": text.video_context, "audio": text.audio_context}
         else:
@@ -62,9 +69,21 @@ def prepare_texts(checked: Checked, events: Events) -> ContextStore:
                 )
             contexts.add(key, stream, context.to(dtype))
         events.progress(done + 1, total)
+    _require_whole(damaged)
     del connectors
     release(device)
     return contexts
+
+
+def _require_whole(damaged: Sequence[CacheError]) -> None:
+    """Raise CacheError with all that is wrong with the captions, if anything is."""
+    if len(damaged) == 1:
+        raise damaged[0]
+    if damaged:
+        lines = [f"  {without_mend(error)}" for error in damaged[:SHOWN_AT_MOST]]
+        lines += [f"  and {len(damaged) - SHOWN_AT_MOST} more"] if len(damaged) > SHOWN_AT_MOST else []
+        first = f"{len(damaged)} captions cannot be trained on:"
+        raise CacheError("\n".join([first, *lines, MEND]), damaged[0].path)
 
 
 def _check_width(text: TextFeatures | FullText, connectors: TextConnectors | PlainText, key: Path | str) -> None:

@@ -600,6 +600,17 @@ def test_a_run_folder_that_is_deleted_meanwhile_is_an_error_and_the_lora_is_save
     assert train(run).step == 6, "its state is that of the last step"
 
 
+def test_samples_whose_folder_is_deleted_meanwhile_are_not_called_drawn(run_file, tmp_path):
+    class Deletes(Events):
+        def progress(self, done, total, text=""):
+            if text == "decoding" and done == 1:
+                shutil.rmtree(tmp_path / "drawn")
+
+    with pytest.raises(RunError, match=r"base_p01_s42\.mp4 was deleted or moved while samples were drawn"):
+        sample(load_run(run_file), None, tmp_path / "drawn", Deletes(), prompts=["a ball", "a box"])
+    assert [path.name for path in (tmp_path / "drawn").glob("*.mp4")] == ["base_p02_s42.mp4"]
+
+
 def test_a_sample_that_fails_does_not_end_the_run(run_file, monkeypatch):
     from ltx2_train.sampling import render
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from small_run import SmallRuns
 
 from ltx2_train import Events, RunError, Stopped, TrainerError, files, inspect_lora
@@ -557,3 +557,84 @@ def test_the_file_beside_a_lora_comes_with_the_next_start(runs):
     beside.unlink()
     runs.train(Heard(), steps=6)
     assert {**json.loads(beside.read_text()), "time": ""} == {**said, "time": ""}
+
+
+@pytest.mark.parametrize("size", [0, 400])
+def test_a_damaged_lora_of_the_step_that_is_gone_on_from_is_written_anew(runs, size):
+    runs.train(steps=4, ema={"decay": 0.5})
+    folder = runs.path / "lora"
+    names = [f"fox{mean}{step}.safetensors" for mean in ("", "_ema") for step in ("", "_000004")]
+    whole = {name: load((folder / name).read_bytes()) for name in names}  # not mapped: the files are cut
+    for name in names:
+        os.truncate(folder / name, size)
+    for name in ("fox.json", "fox_000004.json"):
+        os.truncate(folder / name, 5)
+    heard = Heard()
+
+    def first(step):  # what is there as the first step more is taken
+        if step == 4:
+            for name in names:
+                now = load_file(folder / name)
+                assert all(torch.equal(now[key], whole[name][key]) for key in whole[name]), name
+            assert json.loads((folder / "fox.json").read_text())["step"] == 4
+
+    runs.train(heard, steps=6, ema={"decay": 0.5}, step_hook=first)
+    assert runs.taken == list(range(6))
+    assert "fox_000004.safetensors was damaged, and was written anew from the state of step 4." in heard.warnings
+    assert inspect_lora(folder / "fox_000004.safetensors").step == 4
+
+
+def test_a_damaged_second_name_and_file_beside_it_are_written_anew(runs):
+    runs.train(steps=4)
+    folder = runs.path / "lora"
+    for name in ("fox.safetensors", "fox_000004.json"):
+        data = (folder / name).read_bytes()
+        (folder / name).unlink()  # it may be a second name of one file
+        (folder / name).write_bytes(data[:9])
+    heard = Heard()
+    runs.train(heard, steps=5)
+    assert heard.warnings[-2:] == [
+        "fox.safetensors was damaged, and was copied from fox_000004.safetensors.",
+        "fox_000004.json was damaged, and was written anew.",
+    ]
+    assert json.loads((folder / "fox_000004.json").read_text())["step"] == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no folder whose files are open")
+@pytest.mark.parametrize("gone", ["", "lora", "moved"])
+@pytest.mark.parametrize("stops", [False, True])
+def test_what_goes_while_the_last_samples_are_drawn_is_told_and_saved_again(runs, monkeypatch, gone, stops):
+    def draw(run, events):
+        if gone == "moved":
+            runs.path.rename(runs.path.with_name("elsewhere"))
+        else:
+            shutil.rmtree(runs.path / gone)
+        if stops:
+            raise Stopped
+
+    monkeypatch.setattr("ltx2_train.training.loop._draw", draw)
+    again = "State and LoRA were gone, and are saved again"
+    said = f"was deleted or moved.*{again}" if not stops else f"Stopped after step 4 of 4.*{again}"
+    with pytest.raises(Stopped if stops else RunError, match=said):
+        runs.train(steps=4, sample={"prompts": ["a ball"], "every": 4})
+    assert loras(runs.path / "lora")[-1] == "fox_000004.safetensors"
+    assert inspect_lora(runs.path / "lora" / "fox.safetensors").step == 4
+    monkeypatch.setattr("ltx2_train.training.loop._draw", lambda run, events: False)
+    assert runs.train(steps=4, sample={"prompts": ["a ball"], "every": 4}).step == 4
+    assert runs.taken == [0, 1, 2, 3], "the state is that of the last step"
+
+
+def test_a_copy_that_goes_while_the_last_samples_are_drawn_is_written_again(runs, monkeypatch, tmp_path):
+    monkeypatch.setattr("ltx2_train.training.loop._draw", lambda run, events: shutil.rmtree(tmp_path / "loras"))
+    heard = Heard()
+    result = runs.train(heard, steps=4, export=tmp_path / "loras", sample={"prompts": ["a ball"], "every": 4})
+    assert result.exported is not None
+    assert inspect_lora(result.exported).step == 4
+    assert any("were damaged or missing, and were written anew" in text for text in heard.warnings)
+
+
+def test_a_folder_that_is_named_as_a_state_is_no_state_that_is_kept(runs):
+    (runs.path / "states" / "state_00000002.safetensors" / "mine").mkdir(parents=True)
+    files.write_json(runs.path / "manifest.json", {"identity": {"lora.rank": "2"}, "status": "running", "step": 0})
+    with pytest.raises(RunError, match=r"state_00000002.*There is no state on disk\. The LoRA of step 2 is saved"):
+        runs.train(steps=4)
