@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..media.buckets import cover
-from ..media.frames import PAD_LIMIT
+from ..media.frames import BY_TIME, PAD_LIMIT, is_even, unevenness
 from ..media.images import MAYBE_OVER_BLACK, OVER_BLACK
 from ..media.info import MediaInfo
 from .augment import same_shape
@@ -101,6 +101,7 @@ class Fit:
         self._length(item, media, reference_frames(wanted.frames, wanted.temporal_scale), SHORT_REFERENCE)
         if wanted.frames > 1:
             self._paced(own, media, OTHER_RATE)
+            self._uneven("reference", own, media)
         if not frames and media.kind == "video":
             self._longer(item, media, LONG_REFERENCE)
         if media.kind == "video" and item.window.start and not line_beside(item, media, item.dataset.entry)[1]:
@@ -127,6 +128,7 @@ class Fit:
             )
         self._length(item, media, list(range(item.window.count)), SHORT_MASK, by_clock=True)
         self._paced(own, media, OTHER_MASK_RATE)
+        self._uneven("mask", own, media)
         if media.kind == "video":
             self._longer(item, media, LONG_MASK)
         if (media.width, media.height) != (own.width, own.height):
@@ -161,6 +163,7 @@ class Fit:
     def voice(self, voice: MediaInfo, most: float | None) -> None:
         """Look at the reference sound `voice`, of which at most `most` seconds are used; None: all of it."""
         self._remarked("reference sound", voice, [one for one in voice.remarks if not one.startswith("lasts")])
+        self._tracks("reference sound", voice)
         if most is not None and voice.duration > most + ROUNDING_SECONDS:
             self._note(LONG_VOICE.format(most), voice, f"({voice.duration:.2f} s)")
 
@@ -168,6 +171,7 @@ class Fit:
         """Look at the sound file `mask`, which masks the sound of `item`."""
         sound = item.sound
         assert sound is not None, item.key
+        self._tracks("mask for sound", mask)
         start = sound.start - item.source.media.times[0] if sound.of_clip else sound.start
         short = start + sound.seconds - mask.duration
         if short >= NOTICED / item.fps:
@@ -181,6 +185,7 @@ class Fit:
 
         Whether that is the length that counts: the nearer one to that of the sound does.
         """
+        self._tracks("sound", sound)
         of_rate = at_rate is not None and abs(sound.duration - at_rate) < abs(sound.duration - clip.duration)
         seconds = at_rate if at_rate is not None and of_rate else clip.duration
         if at_rate is not None and abs(at_rate - clip.duration) > CODED_SECONDS:
@@ -212,6 +217,18 @@ class Fit:
         if own.kind == media.kind == "video" and own.frames == media.frames and own.fps and media.fps:
             if abs(media.duration - own.duration) * own.fps >= NOTICED:
                 self._note(topic, media, f"({media.fps:.2f} fps, not {own.fps:.2f})")
+
+    def _uneven(self, role: str, own: MediaInfo, media: MediaInfo) -> None:
+        """Tell where frames of `media` were lost or held; one of as many as the clip `own` goes with it by number."""
+        if media.kind == "video" and own.frames != media.frames and not is_even(media.times):
+            self._remarked(role, media, [f"{unevenness(media.times)}; {BY_TIME}"])
+
+    def _tracks(self, role: str, media: MediaInfo) -> None:
+        if len(media.tracks) > 1:
+            tracks = f"has {len(media.tracks)} sound tracks ({'; '.join(media.tracks)})"
+            self._remarked(
+                role, media, [f"{tracks}: the one that it prefers is used. Save the one that is meant alone"]
+            )
 
     def _longer(self, item: Item, media: MediaInfo, topic: str) -> None:
         picks, _ = line_beside(item, media, item.dataset.entry)

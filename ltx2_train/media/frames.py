@@ -103,7 +103,7 @@ def timeline(
     even = is_even(times)
     tempo = 1.0 if source_fps is None else _usual_step(times, detected_fps, even) * source_fps
     if not even:
-        notes.append(f"{name} {_unevenness(times)}; {BY_TIME}")
+        notes.append(f"{name} {unevenness(times)}; {BY_TIME}")
         if source_fps is not None:
             times = [(time - times[0]) / tempo for time in times]
     elif source_fps is not None:
@@ -118,8 +118,8 @@ def timeline(
     return Timeline(picks, source, target_fps, True, tuple(notes), held, tempo)
 
 
-def _unevenness(times: Sequence[float]) -> str:
-    """What is wrong with the times of a clip that is not even."""
+def unevenness(times: Sequence[float]) -> str:
+    """What is wrong with the times, in seconds, of a clip that is not even."""
     if varies(times):
         return "has a varying frame rate"
     steps = np.diff(np.asarray(times, dtype=np.float64))

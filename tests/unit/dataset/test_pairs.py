@@ -6,8 +6,10 @@ It is long: every way of not fitting has its sentence.
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from media import moving_square, tone, write_captioned, write_image, write_sound, write_video
@@ -87,6 +89,41 @@ def test_a_film_that_says_or_implies_its_matrix_lacks_none():
     assert [lacks_matrix(frame, codec, tags) for codec, tags in cases] == [True, True, False, False]
     frame.width = 1024
     assert not lacks_matrix(frame, "h264", {})
+
+
+def test_references_and_masks_whose_frames_are_uneven_are_told(clips):
+    lost = [k / 25 for k in range(25) if not 10 <= k < 14]
+    for name in "ab":
+        write_video(clips / "refs" / f"{name}.mkv", moving_square(21, 64, 64), times=lost if name == "a" else None)
+    uneven = "the {} a.mkv lacks frames after 0.36 s; its timestamps choose the frames"
+    texts = said(clips, reference_directory="refs", reference_frames=17)
+    assert [text for text in texts if "timestamps" in text] == [uneven.format("reference")]
+    assert [text for text in said(clips, mask_directory="refs") if "timestamps" in text] == [uneven.format("mask")]
+    assert not [text for text in said(clips, reference_directory="refs", reference_frames=1) if "timestamps" in text]
+
+
+@pytest.mark.parametrize(
+    ("role", "more"),
+    [
+        ("reference sound", {"reference_audio_directory": "beside"}),
+        ("sound", {"audio_files_directory": "beside"}),
+        ("mask for sound", {"audio_mask_directory": "beside"}),
+    ],
+)
+def test_tracks_of_a_sound_beside_a_clip_are_told(clips, role, more):
+    for name in "ab":
+        write_sound(clips / "own" / f"{name}.wav", tone(1), codec="pcm_s16le")
+        path = clips / "beside" / f"{name}.mka"
+        path.parent.mkdir(exist_ok=True)
+        with av.open(str(path), "w") as container:
+            streams = [container.add_stream("pcm_s16le", rate=48000, layout="mono") for _ in range(1 + (name == "a"))]
+            for stream in streams:
+                frame = av.AudioFrame.from_ndarray(np.full((1, 48000), 9000, np.int16), format="s16", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+                container.mux([*stream.encode(frame), *stream.encode(None)])
+    texts = said(clips, audio_source="audio_files", **{"audio_files_directory": "own", **more})
+    (told,) = [text for text in texts if "sound tracks" in text]
+    assert told.startswith(f"the {role} a.mka has 2 sound tracks (1: ")
 
 
 # --- two of one name -------------------------------------------------------------------------------------------------
