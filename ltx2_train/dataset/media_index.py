@@ -23,7 +23,7 @@ from ..media.info import MediaInfo
 from .sources import source_change
 
 INDEX_NAME = "ltx2_media.json"
-VERSION = 11
+VERSION = 12
 _LARGEST_DENOMINATOR = 10_000_000
 _LISTS = ("remarks", "reading", "damage", "tracks")
 _PLAIN = tuple(

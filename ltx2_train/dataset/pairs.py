@@ -185,6 +185,7 @@ class Fit:
 
         Whether that is the length that counts: the nearer one to that of the sound does.
         """
+        self._remarked("sound", sound, [one for one in sound.remarks if not one.startswith("lasts")])
         self._tracks("sound", sound)
         of_rate = at_rate is not None and abs(sound.duration - at_rate) < abs(sound.duration - clip.duration)
         seconds = at_rate if at_rate is not None and of_rate else clip.duration

@@ -20,6 +20,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..media.frames import Timeline, Window
 from ..media.info import MediaInfo
+from ..media.sound import unsaid_channels
 from ..media.sound_media import probe_sound, sound_levels
 from ..media.speech import STEPS_PER_SECOND, spoken_segments
 from ..media.structure import behind_end
@@ -112,7 +113,7 @@ def probe_recording(path: Path) -> MediaInfo:
     info = probe_sound(path)
     if info.cut_short:
         raise DataError(f"{path} is cut short: {info.cut_short}. Copy or export it again, or remove it.", path)
-    remarks = (behind,) if (behind := behind_end(path)) else ()
+    remarks = tuple(filter(None, (behind_end(path), unsaid_channels(info.layout, info.channels))))
     if info.duration > LONG_SECONDS:
         remarks = (
             *remarks,

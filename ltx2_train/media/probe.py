@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..threads import heed
-from .asked import asked
+from .asked import OF_SOUND, asked
 from .clock import Clock, Packets, counted_clock, stamped_clock, why_clock_unusable
 from .coded_colours import LINEAR, colour_remark, lacks_matrix
 from .convert import orientation, slant
@@ -21,7 +21,8 @@ from .info import MediaInfo
 from .intact import Look, damaged_spans, look_through
 from .mpeg2 import LostPictures
 from .mpeg4 import LostVops
-from .sound_media import MISSING_END_SECONDS, sound_tracks
+from .sound import unsaid_channels
+from .sound_media import MISSING_END_SECONDS, sound_of, sound_tracks
 from .structure import behind_end, breaks, header_fault, missing_end
 
 # Containers whose timestamps do not follow the order of presentation; their frames are counted instead.
@@ -53,7 +54,7 @@ def probe_video(path: Path) -> MediaInfo:
         has_alpha = alpha_decoder(stream) is not None or any(part.is_alpha for part in first.format.components)
         tracks, pair = sound_tracks(path, container)
         no_matrix = lacks_matrix(first, stream.codec_context.name, container.metadata)
-        of_tracks = _of_tracks(container, stream.index)
+        of_tracks = (*_of_tracks(container, stream.index), *_of_sound(container))
         told = [*_of_beginning(packets), *filter(None, [behind_end(path)]), *asked(path, formats, first)]
     rotation, mirrored = orientation(first)
     width, height = max(1, round(first.width * (ratio if 0.1 < ratio < 10 else 1))), first.height
@@ -287,6 +288,13 @@ def _of_tracks(container: Any, used: int) -> tuple[str, ...]:
     return (
         f"has {len(tracks)} video tracks, of which number {tracks.index(used) + 1} is used, as the file prefers it",
     )
+
+
+def _of_sound(container: Any) -> tuple[str, ...]:
+    """What a user should know of the channels of the sound track that a file prefers."""
+    context = getattr(sound_of(container), "codec_context", None)
+    told = unsaid_channels(context.layout.name, context.layout.nb_channels) if context is not None else ""
+    return (f"{OF_SOUND} {told}",) if told else ()
 
 
 def _of_beginning(packets: Packets) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ CLIPPED_LEVEL = 0.999
 CLIPPED_SHARE = 1e-3
 NORMAL_PEAK_DB = -7.0
 USUAL_LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+UNSAID = "does not say which of its"  # how what is told of channels without an order begins
 BLOCK = 8192
 
 
@@ -143,6 +144,21 @@ def to_stereo(sound: Sound) -> np.ndarray:
         if layout is not None and _is_layout(layout, channels):
             return _converted(sound.samples, sound.rate, layout, sound.rate) / np.float32(_most(layout, channels))
     return np.repeat(sound.samples.mean(axis=0, keepdims=True, dtype=np.float32), 2, axis=0)
+
+
+def unsaid_channels(layout: str, channels: int) -> str:
+    """What is said of a sound whose `layout` does not tell its `channels` apart, as `to_stereo` mixes it; or ""."""
+    import av
+
+    if channels <= 2 or _is_layout(layout, channels):
+        return ""
+    usual = USUAL_LAYOUTS.get(channels)
+    names = [] if usual is None else [channel.name for channel in av.AudioLayout(usual).channels]
+    way = f"mixed as {usual} ({', '.join(names)})" if usual else "mixed alike"
+    without = ", without LFE" if "LFE" in names else ""
+    return (
+        f"{UNSAID} {channels} channels is which; they are {way}{without}. Mix it to stereo yourself where that is wrong"
+    )
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from ..media.buckets import cover
 from ..media.frames import BY_TIME
 from ..media.images import picture_doubts
 from ..media.info import MediaInfo
-from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, clipped_share, rms_db, to_stereo
+from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, UNSAID, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
 from ..media.video import check_frames, read_frames
 from .check_looks import black_bars, glance, still_window
@@ -306,7 +306,7 @@ def _remark_findings(dataset: str, facts: FileFacts) -> Iterator[Finding]:
             if first.sound is not None and first.sound.path == facts.path:
                 yield told("amber", "sound", remark)
         else:
-            of_sound = "too-long" if remark.startswith("lasts") else "damaged"
+            of_sound = "too-long" if remark.startswith("lasts") else "mix" if remark.startswith(UNSAID) else "damaged"
             yield told("amber", "picture" if first.kind != "audio" else of_sound, remark)
 
 

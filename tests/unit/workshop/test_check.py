@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import types
+import wave
 from pathlib import Path
 
 import media
@@ -407,6 +408,31 @@ def test_sound_that_the_mix_to_stereo_loses_is_told(tmp_path):
     report = check(folder, source='audio_directory = "voice"')
     assert {("amber", "silent"), ("amber", "mix")} <= rules(report, folder / "lfe.wav")
     assert ("amber", "mix") not in rules(report, folder / "film.wav")
+
+
+def test_channels_without_an_order_are_told(tmp_path):
+    def recorded(path):
+        path.parent.mkdir(exist_ok=True)
+        with wave.open(str(path), "wb") as file:  # which writes no mask of channels
+            file.setnchannels(3), file.setsampwidth(2), file.setframerate(48000)
+            file.writeframes((np.repeat(media.tone(1), 3, axis=0)[:3].T * 32767).astype(np.int16).tobytes())
+        path.with_suffix(".txt").write_text("a voice")
+
+    recorded(tmp_path / "voice" / "field.wav")
+    (found,) = [one for one in check(tmp_path / "voice", source='audio_directory = "voice"').findings if one.path]
+    told = "does not say which of its 3 channels is which; they are mixed as 2.1 (FL, FR, LFE), without LFE"
+    assert (found.rule, found.level, found.reason.startswith(told)) == ("mix", "amber", True)
+    clip(tmp_path / "clips" / "field.mp4", frames=20)
+    report = check(tmp_path / "clips", 'audio_source = "audio_files"\naudio_files_directory = "voice"')
+    assert [one for one in report.findings if one.reason.startswith(f"the sound field.wav {told}")]
+    clip(
+        tmp_path / "own" / "field.mov",
+        frames=20,
+        sound=np.repeat(media.tone(1), 3, axis=0)[:3],
+        sound_codec="pcm_s16le",
+    )
+    report = check(tmp_path / "own")
+    assert not [one for one in report.findings if "is which" in one.reason], "it says 2.1"
 
 
 def test_a_medium_of_a_kind_that_is_not_read_counts_as_red(good):
