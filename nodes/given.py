@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import ltx2_train as core
 from ..ltx2_train.errors import ConfigError
-from . import host
+from . import host, tensors
 from .host import io
 
 FRAMES = "Several are frames at the frame rate of the sample."
@@ -54,8 +54,12 @@ def given_inputs() -> list[Any]:
     ]
 
 
-def conditions(wires: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The tables of a prompt file that say the same as `wires`, sockets by name. Raises ConfigError."""
+def conditions(wires: Mapping[str, Any], told: tensors.Changes | None = None) -> list[dict[str, Any]]:
+    """The tables of a prompt file that say the same as `wires`, sockets by name; what is changed of them is `told`.
+
+    Raises ConfigError, and DataError where a picture or a sound is none.
+    """
+    told = told or tensors.Changes()
     connected = {name: value for name, value in wires.items() if value is not None}
     tables: list[dict[str, Any]] = []
     if "first_frame" in connected:
@@ -64,7 +68,9 @@ def conditions(wires: Mapping[str, Any]) -> list[dict[str, Any]]:
                 f"`first_frame` takes one picture, and {len(connected['first_frame'])} are connected. Choose one with "
                 "ImageFromBatch, or connect them to `reference` or `given_frames`."
             )
-        tables.append({"type": "first_frame", "image_or_video": _pictures(connected["first_frame"])})
+        tables.append(
+            {"type": "first_frame", "image_or_video": _pictures(connected["first_frame"], "first_frame", told)}
+        )
     for first in ("reference", "reference_audio"):
         for name in (first, f"{first}_2"):
             if name not in connected:
@@ -72,20 +78,22 @@ def conditions(wires: Mapping[str, Any]) -> list[dict[str, Any]]:
             if name != first and first not in connected:
                 raise ConfigError(f"`{name}` is connected without `{first}`. Connect the first one there.")
             made = (
-                {"video": _pictures(connected[name])}
+                {"video": _pictures(connected[name], name, told)}
                 if first == "reference"
-                else {"audio": _sound(connected[name], name)}
+                else {"audio": _sound(connected[name], name, told)}
             )
             tables.append({"type": "reference", **made})
     if "given_mask" in connected:
         if "given_frames" not in connected:
             raise ConfigError("`given_mask` is connected without `given_frames`. Connect the pictures that it is of.")
-        mask = connected["given_mask"][..., None].expand(-1, -1, -1, 3)
-        tables.append({"type": "mask", "video": _pictures(connected["given_frames"]), "mask": _pictures(mask)})
+        frames = _pictures(connected["given_frames"], "given_frames", told)
+        mask = _pictures(connected["given_mask"][..., None], "given_mask", told)
+        tables.append({"type": "mask", "video": frames, "mask": mask})
     elif "given_frames" in connected:
-        tables.append({"type": "video_to_audio", "video": _pictures(connected["given_frames"])})
+        tables.append({"type": "video_to_audio", "video": _pictures(connected["given_frames"], "given_frames", told)})
     if "given_audio" in connected:
-        tables.append({"type": "audio_to_video", "audio": _sound(connected["given_audio"], "given_audio")})
+        heard = _sound(connected["given_audio"], "given_audio", told)
+        tables.append({"type": "audio_to_video", "audio": heard})
     return tables
 
 
@@ -93,9 +101,12 @@ def _folder() -> Path:
     return host.output_folder() / "ltx2_samples" / "given"
 
 
-def _pictures(batch: Any) -> str:
+def _pictures(batch: Any, socket: str, told: tensors.Changes) -> str:
     """A picture as PNG, several as a folder of frames; `batch` is [N, H, W, C] in [0, 1]."""
-    frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().contiguous().numpy()
+    one = batch.ndim < 4 or len(batch) == 1
+    frames = tensors.pictures(
+        batch, lambda number: f"`{socket}`" if one else f"picture {number + 1} of `{socket}`", told
+    )
     name = hashlib.sha256(frames.tobytes() + str(frames.shape).encode()).hexdigest()[:16]
     if len(frames) == 1:
         path = _folder() / f"{name}.png"
@@ -112,13 +123,12 @@ def _pictures(batch: Any) -> str:
     return str(path)
 
 
-def _sound(audio: Mapping[str, Any], socket: str) -> str:
+def _sound(audio: Mapping[str, Any], socket: str, told: tensors.Changes) -> str:
     """A sound as WAV; its `waveform` is [1, C, N] in [-1, 1]."""
-    waves, rate = audio["waveform"].detach().float().cpu(), int(audio["sample_rate"])
+    waves, rate = list(tensors.sounds(audio, lambda _: f"`{socket}`", told)), int(audio["sample_rate"])
     if len(waves) > 1:
         raise ConfigError(f"`{socket}` takes one sound, and {len(waves)} are connected.")
-    wave = waves[0]
-    stereo = wave if len(wave) == 2 else wave.mean(0, keepdim=True).expand(2, -1)
+    stereo = waves[0]
     name = hashlib.sha256(stereo.contiguous().numpy().tobytes() + str(rate).encode()).hexdigest()[:16]
     path = _folder() / f"{name}.wav"
     return str(path if path.is_file() else core.write_sound(path, stereo, rate))

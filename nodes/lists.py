@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from filecmp import cmp
+from fractions import Fraction
 from io import BytesIO
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import ltx2_train as core
 from ..ltx2_train import DatasetSettings
 from ..ltx2_train.errors import ConfigError, DataError
 from ..ltx2_train.files import write_json, write_text
-from . import handles, host, source_folder
+from . import handles, host, source_folder, tensors
 from .entries import plain
 from .host import io
 from .made import compared, keep_made
@@ -28,9 +31,14 @@ FORM = Form(
     nodes=(TITLE,),
 )
 PICTURES, CLIPS = "pictures", "clips"
-ENDINGS = {"image": ".png", "video": ".mp4", "audio": ".wav"}
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+COPIED_AT_ONCE = 2**23
 
-Writable = tuple[str, Callable[[Path], Any]]  # its kind, and what writes it to a path
+
+class Writable(NamedTuple):
+    kind: str
+    ending: str
+    write: Callable[[Path], Any]
 
 
 class DatasetFromLists(io.ComfyNode):
@@ -104,14 +112,20 @@ class DatasetFromLists(io.ComfyNode):
             called = _name(name[0])
             events = host.ComfyEvents(cls.hidden.unique_id)
             clips, fps = batches[0] == CLIPS, shared["target_fps"]
-            media = list(_media(images or [], videos or [], audios or [], clips, fps, events))
+            told = tensors.Changes()
+            media = [
+                *_pictures(images or [], clips, fps, told, events),
+                *_videos(videos or [], told, events),
+                *_sounds(audios or [], told),
+            ]
             if not media:
                 raise DataError("There is nothing to write: connect `images`, `videos` or `audios`.")
             folder = host.place_inside(host.runs_folder() / "datasets", called)
             written = _write(folder, called, media, _captions(captions, len(media)), events)
-            kinds = {kind: count for kind in ENDINGS if (count := sum(made == kind for made, _ in media))}
+            kinds = {kind: count for kind in core.MEDIA_SUFFIXES if (count := sum(made.kind == kind for made in media))}
             made = tuple({f"{kind}_directory": str(folder / "media"), **shared} for kind in kinds)
             noun = "recordings" if set(kinds) == {"audio"} else "clips"
+            told.tell(events)
             events.finish("finished", f"{source_folder.counts_in_words(kinds)} in {folder / 'media'}")
             keep_made(cls.hidden.unique_id, [folder / "files.json", *written])
             return io.NodeOutput(handles.ClipFolder(folder / "media", made, len(media), noun, called), len(media))
@@ -141,42 +155,152 @@ def _captions(given: Sequence[str], count: int) -> list[str]:
     return captions
 
 
-def _media(
-    images: list[Any], videos: list[Any], audios: list[Any], clips: bool, fps: float, events: host.ComfyEvents
+def _pictures(
+    images: list[Any], clips: bool, fps: float, told: tensors.Changes, events: host.ComfyEvents
 ) -> Iterator[Writable]:
-    for batch in images:  # [B, H, W, C] in [0, 1]
-        frames = (batch[..., :3].detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
-        if clips and len(frames) > 1:
-            even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-            yield "video", lambda path, even=even: core.write_video(path, events.heeded(even), fps)
+    before = 0
+    for batch in images:
+        one = clips and batch.ndim == 4 and len(batch) > 1
+        called = f"clip {before + 1} of `images`"
+        frames = tensors.pictures(
+            batch,
+            lambda number, one=one, called=called, before=before: (
+                f"frame {number + 1} of {called}" if one else f"picture {before + number + 1} of `images`"
+            ),
+            told,
+        )
+        before += 1 if one else len(frames)
+        if one:
+            even = _even(frames, called)
+            yield Writable("video", ".mp4", lambda path, even=even: core.write_video(path, events.heeded(even), fps))
         else:
             for frame in frames:
-                yield "image", lambda path, frame=frame: core.write_image(path, frame)
-    for video in videos:
-        yield "video", lambda path, video=video: _save(video, path, events)
+                yield Writable("image", ".png", lambda path, frame=frame: core.write_image(path, frame))
+
+
+def _videos(videos: list[Any], told: tensors.Changes, events: host.ComfyEvents) -> Iterator[Writable]:
+    """A video that is a file is laid in as it is, a part of one is cut from it; both keep their times.
+
+    What other nodes made has none: its frames are written at its frame rate.
+    """
+    for number, video in enumerate(videos, 1):
+        called = f"video {number} of `videos`"
+        if not isinstance(video, host.InputImpl.VideoFromFile):
+            yield Writable("video", ".mp4", _film(video.get_components(), called, told, events))
+            continue
+        source = video.get_stream_source()
+        ending = _ending(video, source, called)
+        part = _part(video, source, called)
+        if part is None:
+            yield Writable("video", ending, lambda path, source=source: _lay(source, path, events))
+        else:
+            yield Writable(
+                "video",
+                ".mp4",
+                lambda path, source=source, ending=ending, part=part, called=called: _cut(
+                    source, ending, part, called, path, events
+                ),
+            )
+
+
+def _sounds(audios: list[Any], told: tensors.Changes) -> Iterator[Writable]:
+    before = 0
     for audio in audios:
-        for wave in audio["waveform"].detach().float().cpu():  # [C, N]
-            stereo = wave if len(wave) == 2 else wave.mean(0, keepdim=True).expand(2, -1)
-            rate = int(audio["sample_rate"])
-            yield "audio", lambda path, stereo=stereo, rate=rate: core.write_sound(path, stereo, rate)
+        rate = int(audio["sample_rate"])
+        made = list(
+            tensors.sounds(audio, lambda number, before=before: f"sound {before + number + 1} of `audios`", told)
+        )
+        before += len(made)
+        for stereo in made:
+            yield Writable("audio", ".wav", lambda path, stereo=stereo, rate=rate: core.write_sound(path, stereo, rate))
 
 
-class _Polled(BytesIO):
-    """A file in memory. Writing into it raises Stopped once the user stops: what fills it is ComfyUI's own."""
-
-    def __init__(self, events: host.ComfyEvents) -> None:
-        super().__init__()
-        self._events = events
-
-    def write(self, data: Any) -> int:
-        self._events.check_stop()
-        return super().write(data)
+def _even(frames: Any, called: str) -> Any:
+    """`frames` [N, H, W, 3] without the last line or column that H.264 has no place for."""
+    even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    if not even.size:
+        raise DataError(f"{called} is {frames.shape[2]} x {frames.shape[1]} pixels, too small for a video.")
+    return even
 
 
-def _save(video: Any, path: Path, events: host.ComfyEvents) -> None:
-    made = _Polled(events)
-    video.save_to(made, format="mp4")
-    path.write_bytes(made.getbuffer())
+def _film(made: Any, called: str, told: tensors.Changes, events: host.ComfyEvents) -> Callable[[Path], Any]:
+    """What writes the frames and the sound of a VIDEO that is no file. Raises DataError."""
+    frames = tensors.pictures(made.images, lambda number: f"frame {number + 1} of {called}", told)
+    even, fps = _even(frames, called), Fraction(made.frame_rate)
+    if fps <= 0:
+        raise DataError(f"{called} has the frame rate {fps}. Give it one, such as in Create Video.")
+    if not made.audio:
+        return lambda path: core.write_video(path, events.heeded(even), float(fps))
+    rate = int(made.audio["sample_rate"])
+    heard = list(tensors.sounds(made.audio, lambda _: f"the sound of {called}", told))
+    if len(heard) > 1:
+        raise DataError(f"{called} has {len(heard)} sounds. Give it the one that belongs to it.")
+    sound = heard[0][:, : ceil(rate * len(frames) / fps)]
+    if rate not in AAC_RATES:
+        import torch
+
+        sound, rate = torch.from_numpy(core.resample(sound.numpy(), rate, 48000)), 48000
+    return lambda path: core.write_video(path, events.heeded(even), float(fps), sound=sound, rate=rate)
+
+
+def _ending(video: Any, source: str | BytesIO, called: str) -> str:
+    """That of the file of a VIDEO, by its name or else by what is in it. Raises DataError where it is not read."""
+    if isinstance(source, BytesIO):
+        first = video.get_container_format().split(",")[0]
+        ending = {"mov": ".mp4", "matroska": ".mkv", "mpegts": ".ts", "asf": ".wmv"}.get(first, f".{first}")
+    elif Path(source).is_file():
+        ending = Path(source).suffix.lower()
+    else:
+        raise DataError(f"{called}: the file {source} is not there. Choose it anew.")
+    if ending not in core.MEDIA_SUFFIXES["video"]:
+        named = "" if isinstance(source, BytesIO) else f" ({Path(source).name})"
+        raise DataError(f"{called}{named} is a {ending} file, which is not read. Save it as MP4 at its frame rate.")
+    return ending
+
+
+def _part(video: Any, source: str | BytesIO, called: str) -> tuple[float, float] | None:
+    """Where the part of a file begins that a VIDEO is, and how long it is at most (0: to the end), in seconds; None
+    for a whole file. Raises DataError where that cannot be told."""
+    try:
+        begin, seconds = video._VideoFromFile__start_time or 0, video._VideoFromFile__duration or 0
+    except AttributeError:  # another version of ComfyUI
+        if video.get_duration() == host.InputImpl.VideoFromFile(source).get_duration():
+            return None
+        raise DataError(
+            f"{called} is a part of a file, and this version of ComfyUI does not say which. Connect the whole file, "
+            "or cut it before."
+        ) from None
+    if begin < 0:
+        begin = max(0.0, host.InputImpl.VideoFromFile(source).get_duration() + begin)
+    return (float(begin), float(seconds)) if begin or seconds else None
+
+
+def _lay(source: str | BytesIO, path: Path, events: host.ComfyEvents) -> None:
+    """Copy a file to `path`. Raises Stopped."""
+    with BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else open(source, "rb") as file:
+        with open(path, "wb") as target:
+            for block in events.heeded(iter(lambda: file.read(COPIED_AT_ONCE), b"")):
+                target.write(block)
+
+
+def _cut(
+    source: str | BytesIO,
+    ending: str,
+    part: tuple[float, float],
+    called: str,
+    path: Path,
+    events: host.ComfyEvents,
+) -> None:
+    """Cut a `part` (see `_part`) of a file. Raises DataError, Stopped."""
+    if isinstance(source, BytesIO):
+        whole = path.with_name(f"whole{ending}")
+        _lay(source, whole, events)
+    else:
+        whole = Path(source)
+    try:
+        core.cut_part(whole, *part, path, events)
+    except DataError as error:
+        raise DataError(f"{called}: {error}") from error
 
 
 def _write(
@@ -192,14 +316,14 @@ def _write(
     events.stage("write", len(media))
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing") as temporary:
-            for number, ((kind, write), caption) in enumerate(zip(media, captions, strict=True), 1):
+            for number, (made, caption) in enumerate(zip(media, captions, strict=True), 1):
                 events.check_stop()
-                path = target / f"{name}_{number:04d}{ENDINGS[kind]}"
+                path = target / f"{name}_{number:04d}{made.ending}"
                 beside = path.with_suffix(".txt")
                 written += [path.name, beside.name]
                 fresh = Path(temporary) / path.name
-                write(fresh)
-                if not path.is_file() or path.read_bytes() != fresh.read_bytes():
+                made.write(fresh)
+                if not path.is_file() or not cmp(path, fresh, shallow=False):
                     fresh.replace(path)
                 if not beside.is_file() or beside.read_text(encoding="utf-8") != caption:
                     write_text(beside, caption)

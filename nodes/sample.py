@@ -10,7 +10,7 @@ from .. import ltx2_train as core
 from ..ltx2_train import RunConfig
 from ..ltx2_train.errors import ConfigError
 from ..ltx2_train.files import digest
-from . import given, handles, host, lora_names, options, words
+from . import given, handles, host, lora_names, options, tensors, words
 from .host import io
 from .made import compared, keep_made
 from .widgets import Form, Setting, merged
@@ -142,13 +142,16 @@ class SampleLoRA(io.ComfyNode):
             config = _config(base, settings, options)
             beside = lora_names.listed_loras(more_loras, "more_loras")
             out = host.output_folder() / FOLDER / (run.folder.name if run is not None else "base")
+            told = tensors.Changes()
             conditions = given.conditions(
                 {"first_frame": first_frame, "reference": reference, "reference_audio": reference_audio,
                  "given_frames": given_frames, "given_mask": given_mask, "given_audio": given_audio,
-                 "reference_2": reference_2, "reference_audio_2": reference_audio_2}
+                 "reference_2": reference_2, "reference_audio_2": reference_audio_2},
+                told,
             )  # fmt: skip
             prompts = [{"prompt": text, "conditions": conditions} if conditions else text]
             events = host.ComfyEvents(cls.hidden.unique_id)
+            told.tell(events)
             try:
                 drawn = core.sample(config, lora, out, events, prompts=prompts, beside=beside)[0]
             finally:

@@ -167,8 +167,21 @@ class ExecutionBlocker:
 
 
 class VideoFromFile:
-    def __init__(self, file: str) -> None:
-        self.file = file
+    """A VIDEO that is a file, or a part of one, with the names that ComfyUI gives what it keeps."""
+
+    def __init__(self, file: Any, *, start_time: float = 0, duration: float = 0) -> None:
+        self.file, self.__start_time, self.__duration = file, start_time, duration
+
+    def get_stream_source(self) -> Any:
+        if not isinstance(self.file, str):
+            self.file.seek(0)
+        return self.file
+
+    def get_container_format(self) -> str:
+        import av
+
+        with av.open(self.get_stream_source()) as container:
+            return container.format.name
 
 
 # ---------------------------------------------------------------------------------------------------- the other modules

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from ltx2_train.conditions.trained import Trained
 from ltx2_train.config import DrawSettings
+from ltx2_train.media.images import read_image
+from ltx2_train.media.sound_media import read_sound
 from ltx2_train.sampling.prompts import read_prompts, require_drawable
 
 
@@ -61,3 +65,25 @@ def test_each_wire_is_a_condition_that_the_sampler_reads(nodes, given):
 def test_wires_that_cannot_be_used_are_refused_by_name(given, wires, says):
     with pytest.raises(Exception, match=says):
         given.conditions(wires)
+
+
+def test_wires_are_taken_as_files_are_and_what_is_changed_is_told(nodes, given):
+    told = nodes.tensors.Changes()
+    wave = torch.zeros(1, 6, 16000)
+    wave[:, 0] = sound()["waveform"][0, 0]
+    clear = torch.cat([pictures(1), torch.full((1, 64, 64, 1), 0.5)], -1)
+    tables = given.conditions(
+        {"first_frame": clear, "reference": pictures(1), "reference_audio": {"waveform": wave, "sample_rate": 16000}},
+        told,
+    )
+    assert int(read_image(Path(tables[0]["image_or_video"]))[0, 0, 0]) == 64
+    left, right = read_sound(Path(tables[2]["audio"])).samples
+    assert (left.max() > 0.1, right.max()) == (True, 0)
+    assert told.lines() == [
+        "`first_frame`: has transparency; it is laid over black",
+        "`reference_audio`: its 6 channels are mixed down to two, as those of a file would be",
+    ]
+    with pytest.raises(Exception, match="picture 2 of `reference` holds values that are not numbers"):
+        given.conditions({"reference": pictures(2) * torch.tensor([1, float("nan")])[:, None, None, None]})
+    with pytest.raises(Exception, match="`given_mask` has values from 255 to 255"):
+        given.conditions({"given_frames": pictures(1), "given_mask": torch.full((1, 64, 64), 255.0)})

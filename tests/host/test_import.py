@@ -36,7 +36,7 @@ print(json.dumps([sorted(set(sys.modules) - before), built]))
 # what a look at the settings has no use for
 HEAVY = {"feed", "training", "sampling", "placement", "cli"}
 LIBRARIES = {"transformers", "av", "bitsandbytes", "sentencepiece", "scenedetect", "accelerate", "optimum", "aiohttp"}
-MOST_MODULES = 157  # each node has one
+MOST_MODULES = 158  # each node has one
 
 
 def loaded(where: str) -> tuple[list[str], list[str]]:
