@@ -101,7 +101,7 @@ def save_after_error(run: Run, events: Events, status: str) -> str:
     product = run.product
     if failed:
         return f"The state is saved, the {product} is not:{failed}"
-    return f"State and {product} were gone, and are saved again." if lost else f"State and {product} are saved."
+    return f"State or {product} was gone, and both are saved again." if lost else f"State and {product} are saved."
 
 
 def is_saved(run: Run) -> bool:
@@ -114,7 +114,7 @@ def is_saved(run: Run) -> bool:
 def require_saved(run: Run, lora: Path) -> None:
     """Raise RunError where the folder of the run, or the LoRA that it saved last, is not there any more."""
     run.folder.require_there()
-    require_there([lora], "since the run has saved it", "See what else the folder lacks.")
+    require_there([lora], "since the run has saved it", "Leave the folder of a run in place until it has ended.")
 
 
 def complete(run: Run, events: Events) -> None:

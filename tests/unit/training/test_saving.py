@@ -613,7 +613,7 @@ def test_what_goes_while_the_last_samples_are_drawn_is_told_and_saved_again(runs
             raise Stopped
 
     monkeypatch.setattr("ltx2_train.training.loop._draw", draw)
-    again = "State and LoRA were gone, and are saved again"
+    again = "State or LoRA was gone, and both are saved again"
     said = f"was deleted or moved.*{again}" if not stops else f"Stopped after step 4 of 4.*{again}"
     with pytest.raises(Stopped if stops else RunError, match=said):
         runs.train(steps=4, sample={"prompts": ["a ball"], "every": 4})
