@@ -27,7 +27,7 @@ from ..errors import DataError
 from ..media.asked import OF_SOUND
 from ..media.buckets import cover
 from ..media.frames import BY_TIME
-from ..media.images import picture_doubts
+from ..media.images import OVER_BLACK, picture_doubts
 from ..media.info import MediaInfo
 from ..media.sound import CLIPPED_SHARE, PADDED_SECONDS, SILENCE_DB, UNSAID, clipped_share, rms_db, to_stereo
 from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
@@ -48,10 +48,11 @@ LOOKS = {
     "bars": "Crop them away: they are learned with the rest.",
     "still": "Cut it off, or take the clip out: a picture that stands still is learned with the rest.",
 }
+TOO_SHORT_FOR = ("min_seconds", "min_frames", "resolution_buckets", "target_frames")
 BY_PREFIX = (
     ("no caption", "no-caption", "Write one, or let `ltx2-train data caption` do it."),
     ("empty caption", "no-caption", ""),
-    ("too short", "too-short", "Use a longer clip, or lower target_frames, min_frames or min_seconds."),
+    ("too short", "too-short", "Use a longer one, or lower {}."),
     ("too long", "too-long", "Cut it with `ltx2-train data cut`, or raise max_seconds."),
     ("no spoken segment", "too-short", ""),
     ("no reference", "reference", "Add it, or remove the target."),
@@ -295,7 +296,8 @@ def _remark_findings(dataset: str, facts: FileFacts) -> Iterator[Finding]:
     def told(level, rule: str, reason: str, remedy: str = "") -> Finding:
         return Finding(level, rule, dataset, reason, remedy, facts.path)
 
-    if first.kind == "image" and facts.first_frame is not None and facts.first_frame.max() <= DARK_LEVEL:
+    clear = OVER_BLACK in facts.media.remarks  # which makes it as dark
+    if first.kind == "image" and not clear and facts.first_frame is not None and facts.first_frame.max() <= DARK_LEVEL:
         yield told("amber", "picture", "its picture is nearly black, as where 10 or 12 bits lie in 16", "Look at it.")
     for doubt in facts.doubts:
         yield told("amber", "picture", doubt)
@@ -360,5 +362,6 @@ def left_out_finding(dataset: str, path: Path, reason: str) -> Finding:
     reason = reason.removeprefix(f"{path} ").removeprefix(f"{path}: ")
     for prefix, rule, remedy in BY_PREFIX:
         if reason.startswith(prefix):
-            return Finding("red", rule, dataset, reason.rstrip("."), remedy, path)
+            broken = next((name for name in TOO_SHORT_FOR if name in reason), "")
+            return Finding("red", rule, dataset, reason.rstrip("."), remedy.format(broken), path)
     return Finding("red", "unreadable", dataset, reason.rstrip("."), "", path)
