@@ -34,7 +34,7 @@ from ..media.sound_media import AUDIO_SUFFIXES, NOT_NUMBERS, read_sound
 from ..media.video import check_frames, read_frames
 from .check_looks import black_bars, glance, still_window
 from .check_report import Finding, FindingLevel
-from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_whole, heard_of, of_reference_sounds
+from .check_sounds import HEARD_SECONDS, SHORT_VOICE, check_end, check_whole, heard_of, of_reference_sounds
 
 LONGEST_CAPTION = 200  # words; what the guides call the limit
 CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
@@ -132,6 +132,8 @@ def examine(items: Sequence[Item], caption_path: Path | None) -> FileFacts:
             lost = max(rms_db(channel[None]) for channel in sound.samples) - level
             short, damaged = sound.missing / sound.rate, sound.damaged
             loud = _loud_track(item) if level < SILENCE_DB else 0
+            if item.sound.path != item.source.path:
+                check_end(item.sound.path)
         except DataError as error:
             sound_error = str(error)
     if caption_path is not None:

@@ -446,6 +446,19 @@ def test_a_picture_that_is_transparent_all_over_is_told_for_that_alone(tmp_path)
     ]
 
 
+def test_a_sound_beside_a_clip_that_is_cut_is_told_as_such(tmp_path):
+    clip(tmp_path / "clips" / "a.mp4", frames=50)
+    path = media.write_sound(tmp_path / "sounds" / "a.wav", media.tone(2), codec="pcm_s16le")
+    media.truncate(path, 0.4)
+    report = check(
+        tmp_path / "clips",
+        'audio_source = "audio_files"\naudio_files_directory = "sounds"',
+        GENERAL.replace("[9, 17]", "[49]"),
+    )
+    assert any("is cut short" in one.reason for one in report.of(tmp_path / "clips" / "a.mp4"))
+    assert {("amber", "short-sound"), ("amber", "unreadable")} <= rules(report, tmp_path / "clips" / "a.mp4")
+
+
 def test_a_medium_of_a_kind_that_is_not_read_counts_as_red(good):
     (good / "old.wmv").write_bytes(b"x")
     (good / "stray.tiff").write_bytes(b"x")
