@@ -233,7 +233,8 @@ def _floats(path: Path, frame: Any) -> np.ndarray:
     """As `as_floats`. Raises DataError where a sample is NaN, infinite or wild, as files of floats may hold them."""
     samples = as_floats(frame)
     if not np.isfinite(samples).all():
-        raise DataError(f"The sound of {path} {NOT_NUMBERS} (NaN or infinite). Export it again, or remove it.", path)
+        mend = "Export it again with 16 or 24 bits a sample, or remove it."
+        raise DataError(f"The sound of {path} {NOT_NUMBERS} (NaN or infinite). {mend}", path)
     if wild := _wild(samples):
         raise DataError(
             f"The sound of {path} {NOT_NUMBERS} of a sound: {wild[0]:.3g} stands beside {wild[1]:.3g}, as where a bit "
