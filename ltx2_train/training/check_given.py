@@ -279,14 +279,25 @@ def _require_moving(config: RunConfig, frames: Collection[int]) -> None:
 def _tell_idle_first_frame(
     config: RunConfig, samples: Sequence[Sample], frames: Collection[int], events: Events
 ) -> None:
-    """Warn where the short form of a first frame does not count: a condition says its own probability, or, as recipes
-    set it, single pictures alone are trained on."""
+    """Warn where a probability of the first frame does not count: a condition says its own beside the short form, a
+    dataset its own beside the condition, or, as recipes set it, single pictures alone are trained on."""
     own = [one.probability for one in config.video.conditions if isinstance(one, FirstFrame)]
     said, usual = config.train.first_frame_probability, TrainSettings().first_frame_probability
     if own and said not in (own[0], usual):
         events.message(
             f"train.first_frame_probability = {said:g} has no effect: the first_frame of video.conditions has a "
             f"probability of its own, {own[0]:g}.",
+            "warning",
+        )
+    pictured = [sample for sample in samples if sample.kind != "audio"]
+    of_datasets = {one.first_frame_probability for one in pictured if one.first_frame_probability is not None}
+    if own and of_datasets - {own[0]}:
+        whole = all(one.first_frame_probability is not None for one in pictured)
+        events.message(
+            f"The first_frame of video.conditions has probability {own[0]:g}, and {'every' if whole else 'a'} dataset "
+            "says its own first_frame_probability, which counts for its clips: "
+            f"{', '.join(f'{one:g}' for one in sorted(of_datasets))}"
+            f"{', so that no first frame is ever given' if whole and of_datasets == {0} else ''}.",
             "warning",
         )
     asked = config.train.first_frame_probability or any(sample.first_frame_probability for sample in samples)

@@ -6,6 +6,7 @@ code from a model folder is run.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +144,7 @@ def _generate(model: Any, inputs: Any, device: torch.device, events: Events, **m
     moved = {
         key: value.to(device, model.dtype) if value.is_floating_point() else value.to(device)
         for key, value in inputs.items()
-        if isinstance(value, torch.Tensor)
+        if isinstance(value, torch.Tensor) and _takes(model, key)
     }
     try:
         with torch.inference_mode():
@@ -156,6 +157,12 @@ def _generate(model: Any, inputs: Any, device: torch.device, events: Events, **m
         ) from error
     events.check_stop()
     return tokens
+
+
+def _takes(model: Any, key: str) -> bool:
+    """Whether a model takes an input by this name; tokenizers give kinds of tokens to models that know none, which
+    transformers 4 refuses."""
+    return key != "token_type_ids" or key in inspect.signature(model.forward).parameters
 
 
 def _criteria(asked: Any) -> Sequence[Any]:

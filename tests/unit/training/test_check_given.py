@@ -135,6 +135,32 @@ def test_a_crop_within_latents_says_what_is_given():
     assert "[0, 0, 64, 33] has edges within latents of 32 pixels, and [0, 0, 64, 32] is given" in told.texts[0][1]
 
 
+@pytest.mark.parametrize(
+    ("of_datasets", "words"),
+    [
+        (
+            (0.0, 0.0),
+            "every dataset says its own first_frame_probability, which counts for its clips: 0, so that no first",
+        ),
+        ((0.0, 0.3), "every dataset says its own first_frame_probability, which counts for its clips: 0, 0.3."),
+        ((None, 1.0), "a dataset says its own first_frame_probability, which counts for its clips: 1."),
+        ((None, 0.2), None),
+        ((None, None), None),
+    ],
+)
+def test_the_probability_of_a_dataset_in_place_of_that_of_the_condition_is_told(of_datasets, words):
+    told = Told()
+    samples = [
+        replace(make_sample(name), first_frame_probability=own)
+        for name, own in zip(("fox", "hen"), of_datasets, strict=True)
+    ]
+    check_samples(run("video", video=given({"type": "first_frame", "probability": 0.2})), samples, told)
+    found = [
+        text for _, text in told.texts if text.startswith("The first_frame of video.conditions has probability 0.2")
+    ]
+    assert [words in text for text in found] == ([] if words is None else [True])
+
+
 def test_clips_of_one_frame_have_no_beginning_either():
     still = replace(make_sample("fox"), shape=LatentShape(1, 2, 2))
     told = Told()
