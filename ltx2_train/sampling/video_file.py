@@ -12,10 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from ..files import atomic
+from ..media.convert import NARROW_RANGE
 from .sound_file import audio_frames
 
 AAC_BLOCK = 1024
 AAC_BIT_RATE = 192_000
+BT709 = 1  # the matrix, by its number in files
 
 
 def write_video(
@@ -41,6 +43,8 @@ def write_video(
                 stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
+                # what says no matrix is taken for BT.601 by FFmpeg, and for BT.709 by players where it is large
+                stream.codec_context.colorspace, stream.codec_context.color_range = BT709, NARROW_RANGE
                 # without mbtree, by which x264 writes small pictures in one way now and in another then
                 stream.options = {"crf": "16", "preset": "veryfast", "x264-params": "mbtree=0"}
                 if sound is not None:  # every stream is made before the first packet
@@ -49,7 +53,10 @@ def write_video(
                     track.codec_context.bit_rate = AAC_BIT_RATE
                     waiting = audio_frames(sound.float().numpy(), rate, "fltp", AAC_BLOCK)
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
+            coded = picture.reformat(
+                format="yuv420p", dst_colorspace="itu709", src_color_range="JPEG", dst_color_range="MPEG"
+            )
+            container.mux(stream.encode(coded))
             # the sound goes beside its picture, so that the file can be played while it is read
             for block in waiting:
                 assert track is not None

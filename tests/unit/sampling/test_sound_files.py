@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltx2_train.media.video import read_frames
 from ltx2_train.sampling.sound_file import write_sound
 from ltx2_train.sampling.spectrogram import draw_spectrogram, loudness, spectrogram_image
 from ltx2_train.sampling.video_file import write_video
@@ -73,6 +74,18 @@ def test_packets_of_sound_and_picture_are_interleaved(tmp_path):
     kinds = [kind for _, kind in sorted(places)]
     assert "audio" in kinds[: len(kinds) // 4]
     assert "video" in kinds[-len(kinds) // 4 :]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (720, 1280)])
+def test_the_colours_of_a_video_are_coded_as_it_says(tmp_path, size):
+    colours = np.uint8([[220, 30, 30], [30, 200, 40], [40, 50, 220]])
+    frame = np.broadcast_to(np.repeat(colours, size[1] // 3 + 1, axis=0)[: size[1]], (*size, 3))
+    path = write_video(tmp_path / "a.mp4", [frame] * 3, 25)
+    with av.open(str(path)) as container:
+        shown = next(container.decode(video=0))
+    assert (shown.colorspace, shown.color_range) == (1, 1)
+    got = read_frames(path, [1])[0, size[0] // 2, size[1] // 6 :: size[1] // 3][:3]
+    assert np.abs(got.astype(int) - colours).max() <= 3
 
 
 def test_a_video_without_sound_has_no_sound_track(tmp_path):
