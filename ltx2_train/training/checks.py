@@ -49,7 +49,7 @@ from ..weights.awq import AWQ_FILE
 from ..weights.fingerprint import part_fingerprint
 from ..weights.load import blueprint, published_blueprint
 from ..weights.loftq import LOFTQ_FILE
-from ..weights.probe import model_family
+from ..weights.probe import model_family, probe, require_version
 from ..weights.quantize import check_quant
 from ..weights.reader import TensorFile
 from .check_full import check_full, require_plain
@@ -192,11 +192,7 @@ def check(config: RunConfig, events: Events, peers: Peers = ALONE) -> Checked:
 
 def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     events.stage("check")
-    for note in config.notes:
-        events.message(note)
-    for one in (one for one in config.without_effect if one.harmless):
-        drawn = config.sample.wanted or not one.setting.startswith("sample.")
-        events.message(str(one), "warning" if drawn else "info")
+    _tell_settings(config, events)
     config, files, layers, device = check_model(config, events, peers)
     _require_same_run(config, files, layers)
     asked = DrawSettings.of(config.sample, files.version)
@@ -231,6 +227,15 @@ def _check(config: RunConfig, events: Events, peers: Peers) -> Checked:
     texts = regularizer_texts(config.regularizers, captions, triggers)
     model, written = (config, files, layers, device), {"dataset.toml": dataset.to_toml()}
     return open_checked(model, data, order, prompts, events, triggers, written, texts, trained, peers)
+
+
+def _tell_settings(config: RunConfig, events: Events) -> None:
+    """Say how settings were read, and which change nothing as the others are."""
+    for note in config.notes:
+        events.message(note)
+    for one in (one for one in config.without_effect if one.harmless):
+        drawn = config.sample.wanted or not one.setting.startswith("sample.")
+        events.message(str(one), "warning" if drawn else "info")
 
 
 def tell_unused_options(config: RunConfig, drawn: DrawSettings, prompts: Sequence[Prompt], events: Events) -> None:
@@ -343,16 +348,19 @@ def _tell_changed(
         events.message(text, "warning")
 
 
+def _tell_epochs(config: RunConfig, events: Events, comes_to: str = "") -> None:
+    """Say that train.epochs, which `comes_to` so many steps, counts in place of train.steps, where both are set."""
+    train = config.train
+    if train.epochs is not None and train.steps != TrainSettings().steps:
+        events.message(f"train.epochs = {train.epochs} counts{comes_to}; train.steps = {train.steps} does not.")
+
+
 def _total_steps(config: RunConfig, order: BatchOrder, events: Events) -> int:
     """The steps of the run; says what of its settings does not fit into them."""
     total = config.train.steps
     if config.train.epochs is not None:
         total = -(-config.train.epochs * len(order) // config.train.batches_a_step)
-        if config.train.steps != TrainSettings().steps:
-            events.message(
-                f"train.epochs = {config.train.epochs} counts, which is {total} steps; train.steps = "
-                f"{config.train.steps} does not."
-            )
+        _tell_epochs(config, events, f", which is {total} steps")
     tell_lengths(config, total, events, len(order))
     return total
 
@@ -440,16 +448,20 @@ def check_planned(
     config: RunConfig, published: str | None = None, data: bool = True, events: Events | None = None
 ) -> None:
     """Raise what training would raise of settings, layers, optimizer and prompts, for a look ahead that needs no
-    encoder, and tell `events` what the prompts come to.
+    encoder, and tell `events` what has no effect and what the prompts come to.
 
     `published` is the version of a published model that stands for the checkpoint. With `data` the dataset file is
     held against the settings too.
     """
+    events = events or Events()
+    _tell_settings(config, events)
+    _tell_epochs(config, events)
     check_groups(config)
     check_streams(config)
     require_upsampler(config.sample)
     if published is None:
         path = config.need("model.checkpoint")
+        require_version(probe(path), config.model.version, config.model.version_check, events)
         with TensorFile(path) as file:
             require_mode(config, model_family(file), path.name)
             version = model_family(file).version
@@ -464,17 +476,18 @@ def check_planned(
         check_optimizer(config.model_copy(update={"optimizer": optimizer}), layers)
     triggers: list[str] = []
     if data:
-        dataset = DatasetConfig.read(config.need("data.config"), config.foreign)
+        dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
         require_used(config, dataset)
         check_supplied(config, dataset)
         require_learning(config, dataset)
         require_validation(config, dataset)
+        tell_other_stream(config, dataset, events)
         triggers = dataset_triggers(dataset)
         if config.sample.wanted and config.sample.prompts is None and are_unsaid(dataset):
             raise unsaid_captions()
     drawn = DrawSettings.of(config.sample, version)
     if drawn.wanted and (data or drawn.prompts is not None):
-        _plan_prompts(config, drawn, triggers, events or Events())
+        _plan_prompts(config, drawn, triggers, events)
 
 
 def _plan_prompts(config: RunConfig, drawn: DrawSettings, triggers: Sequence[str], events: Events) -> None:

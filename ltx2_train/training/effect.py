@@ -220,7 +220,7 @@ def tell_overridden(config: RunConfig, dataset: DatasetConfig, samples: Sequence
 
 
 def tell_other_stream(config: RunConfig, dataset: DatasetConfig, events: Events) -> None:
-    """Say which settings of datasets are of the stream that the run does not train; a file may be for several runs."""
+    """Warn of settings of datasets for the stream that is not trained; their file may be for several runs."""
     mode, named = config.model.mode, dict[tuple[str, ...], list[str]]()
     fields = SoundSettings.model_fields if mode == "video" else _PICTURED if mode == "audio" else ()
     for ref in dataset.refs:
@@ -232,7 +232,8 @@ def tell_other_stream(config: RunConfig, dataset: DatasetConfig, events: Events)
         has = "has" if len(names) == 1 else "have"
         stream = "sound" if mode == "video" else "picture"
         events.message(
-            f"{', '.join(refs)}: {', '.join(names)} {has} no effect: model.mode = {mode} trains no {stream}."
+            f"{', '.join(refs)}: {', '.join(names)} {has} no effect: model.mode = {mode} trains no {stream}.",
+            "warning",
         )
 
 

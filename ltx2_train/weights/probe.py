@@ -148,6 +148,15 @@ def require_trainable(
         problems = [_name_others(info.path.name, FAMILIES[info.version], absent)]
     if problems:
         raise CheckpointError("\n".join(problems))
+    require_version(info, expected_version, check, events)
+    for text in info.warnings:
+        events.message(text, "warning")
+    return info
+
+
+def require_version(info: CheckpointInfo, expected_version: str, check: str, events: Events) -> None:
+    """Warn where the checkpoint `info` is not of `expected_version`, or raise CheckpointError, as `check` says: see
+    require_trainable."""
     # nothing that holds for LTX-Video holds for LTX-2
     apart = expected_version != "auto" and (FAMILIES[expected_version].vae == "ltxv") != (info.kind == "ltxv")
     if expected_version != "auto" and expected_version != info.version and (check != "off" or apart):
@@ -159,9 +168,6 @@ def require_trainable(
             raise CheckpointError(text)
         its = f"{name_of(info.version or '')} with the defaults (noise levels, guidance) of {name_of(expected_version)}"
         events.message(f"{text} Going on as {its}.", "warning")
-    for text in info.warnings:
-        events.message(text, "warning")
-    return info
 
 
 def _judge(

@@ -158,6 +158,15 @@ def test_clips_and_recordings_are_prepared_together(chain):
     assert alone.config != prepared.config, "another dataset is another file"
 
 
+def test_sound_settings_of_clips_that_train_no_sound_are_told_on_the_node(nodes, chain, comfy):
+    clips = chain.clips(audio_normalize=True, audio_loss_weight=0.5)
+    prepared, summary = nodes.PrepareDataset.execute(model=chain.base("video"), dataset=clips, **SIZE).args
+    told = "mode of Load LTX-2 Base Model = video trains no sound"
+    assert told in summary
+    assert told in comfy.texts[-1][1]
+    assert told in chain.trained("video", "mute", prepared).ui["ltx2_train"][0]["message"]
+
+
 def test_two_folders_of_clips_do_not_share_their_caches(chain, comfy):
     clips = comfy.folder("input", "more")
     shutil.copy2(comfy.folder("input", "ball") / "clip.mp4", clips / "clip.mp4")

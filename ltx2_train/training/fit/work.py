@@ -136,7 +136,7 @@ def _slots(run: RunConfig, shape: LatentShape) -> int:
 
 def largest_workload(run: RunConfig, events: Events | None = None) -> Workload:
     """The largest batch of the run's dataset, by its caches or, where they are not made yet, by its plan."""
-    dataset = DatasetConfig.read(run.need("data.config"), run.foreign)
+    dataset = DatasetConfig.read(run.dataset_file(), run.foreign)
     quiet = Passing(events or Events(), tells=())
     plan = plan_dataset(dataset, Passing(events or Events(), tells=("message",)), brief=True)
     mode = run.model.mode

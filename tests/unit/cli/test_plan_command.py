@@ -36,6 +36,20 @@ def test_a_plan_shows_captions_and_prompts_and_refuses_each_wrong_prompt(run_fil
     assert "sample.prompts is not set, so the first 2 captions of the dataset are drawn" in capsys.readouterr().err
 
 
+def test_a_plan_says_what_a_run_says_of_settings_without_effect(run_file, capsys):
+    dataset = run_file.parent / "dataset.toml"
+    dataset.write_text(dataset.read_text().replace("[[datasets]]", "[[datasets]]\naudio_normalize = true"))
+    given = ["train.epochs=3", "train.steps=77", 'model.version="2.0"']
+    assert main(["plan", str(run_file), *(word for one in given for word in ("--set", one))]) == 0
+    said = capsys.readouterr().err
+    assert "warning: datasets[0]: audio_normalize has no effect: model.mode = video trains no sound." in said
+    assert "train.epochs = 3 counts; train.steps = 77 does not." in said
+    assert "but model.version says 2.0." in said
+    (manifest,) = run_file.parent.rglob("*manifest*.json")
+    assert main(["plan", str(run_file), "--set", f"data.manifest={manifest}"]) == 0
+    assert "warning: data.config has no effect" in capsys.readouterr().err
+
+
 def test_plan_as_json_for_a_size(run_file, capsys):
     assert main(["plan", str(run_file), "--fit", "12", "--json", "--set", "lora.rank=8"]) == 0
     value = json.loads(capsys.readouterr().out)

@@ -277,7 +277,7 @@ def test_settings_of_datasets_for_the_stream_that_is_not_trained_are_named(tmp_p
     def told(mode):
         texts: list[str] = []
         events = Events()
-        events.message = lambda text, level="info": texts.append(text)
+        events.message = lambda text, level="info": texts.append(text if level == "warning" else level)
         tell_other_stream(make_run({"model": {"mode": mode}}), dataset, events)
         return texts
 
