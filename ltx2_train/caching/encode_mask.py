@@ -48,7 +48,7 @@ class Masks(CacheKind[tuple[torch.Tensor, bool]]):
     stage = "encode masks"
     suffix = MASK_SUFFIX
     modes = frozenset(("video", "av"))
-    nothing = "masks are black all over in the windows that were made now, and give nothing; white is given"
+    nothing = "masks are darker than one half in all windows that were made now, and give nothing; white is given"
     everything = "masks are white all over in windows that were made now, so that nothing is left to make there"
     odd = f"masks are {LIKE_A_PICTURE}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..files import below
 from ..media.names import is_dir, name_key
+from ..media.sound_media import AUDIO_SUFFIXES
 from .companions import Stems, folders_beside, sound_endings
 from .entry import DatasetRef, DatasetSettings
 from .layouts import is_laid
@@ -17,6 +18,7 @@ from .scan import MEDIA_SUFFIXES
 
 NO_MEDIUM = "have no medium of their name"
 OTHER_KIND = "are of a kind that is not read there, and not used"
+OTHER_ENDING = "are not used, since audio_extension names another ending"
 IN_SUB_FOLDER = "lie in sub-folders that are not those of the media of their names, and are not used"
 OVERRIDDEN = "are not used, since the lists name others for their media"
 OTHER_CASE = "are not used, since another file has the very name of the medium"
@@ -71,7 +73,8 @@ def idle_beside(
             if path.suffix.lower() not in read:
                 if folder not in sources and path.absolute() not in named:
                     what, role = next(iter(roles.items()))
-                    yield IdleFile(role.ref, what, folder, path, OTHER_KIND)
+                    heard = what == "sound" and path.suffix.lower() in AUDIO_SUFFIXES
+                    yield IdleFile(role.ref, what, folder, path, OTHER_ENDING if heard else OTHER_KIND)
                 continue
             for what, role in roles.items():
                 of_no_use = path in role.overridden and not any(folder in one.parents for one in taken)  # as is told

@@ -103,7 +103,9 @@ def strays(folder: Path, entries: Sequence[DatasetSettings], named: Collection[P
         for path in paths:
             if key not in media and _kind(stem := Path(paths[path])) and name_key(str(stem.with_suffix(""))) in media:
                 right = stem.stem + path.name[len(stem.name) :]
-                yield path, f"is a caption with the ending of its medium in its name; call it {right}"
+                there = name_key(str(stem.with_suffix(""))) in captions
+                do = f"{right} is there already, keep one of the two" if there else f"call it {right}"
+                yield path, f"is a caption with the ending of its medium in its name; {do}"
             elif key not in media and not (_is_about(path) or is_dir(path)):
                 yield path, ALONE
             elif exact and path not in exact:

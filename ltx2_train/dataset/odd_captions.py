@@ -87,7 +87,12 @@ _FORMS = (
         "write the caption",
     ),
     (
-        re.compile(r"^(?:[-*\u2022]|#+) |^\d{1,2}[.)] (?=[a-z]|An? |The |In )"),
+        re.compile(r"^#+ "),
+        "a remark or a heading",
+        "take it out, or leave its sign out where it is a caption",
+    ),
+    (
+        re.compile(r"^[-*\u2022] |^\d{1,2}[.)] (?=[a-z]|An? |The |In )"),
         "an entry of a list",
         "leave its sign out",
     ),

@@ -41,6 +41,7 @@ CROP_SHARE = 0.2  # more than this of a picture cut away deserves a look
 UPSCALE = 1.25
 LOST_IN_MIX = 15.0  # dB; the dialogue of 5.1 loses 11
 DARK_LEVEL = 16  # of 255; no place of a picture is brighter
+COLOURED, COLOURED_SHARE = 64, 0.01  # how far channels lie apart, of 255, and in how many pixels
 MEANT_SILENT = (FILE_SILENT, SILENCED)
 THUMB = (16, 16)
 SLOW = 0.6  # of the rate of training; below it frames are seen to be repeated
@@ -181,8 +182,7 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
             yield "red", f"its mask is white all over{where}: everything is given, and nothing is left to make"
         elif given and not any(bool(one.any()) for one in given):
             levels = read_frames(item.mask_media, [0]) if item.mask_media is not None else np.zeros(1)
-            lit = f", and its levels reach {levels.max()} of 255" if levels.max() else ""
-            yield "amber", f"its mask is black all over{lit}: nothing is given"
+            yield "amber", f"its mask {_dark(levels)}: nothing is given"
     if item.audio_mask is not None and item.sound is not None:
         try:
             if item.audio_mask.suffix.lower() in AUDIO_SUFFIXES:
@@ -197,6 +197,14 @@ def _of_companions(items: Sequence[Item]) -> Iterator[tuple[FindingLevel, str]]:
         except DataError as error:
             yield "red", f"the mask of its sound: {error}".rstrip(".")
     yield from of_reference_sounds(items)
+
+
+def _dark(levels: np.ndarray) -> str:
+    """What a mask that gives nothing is, by the levels of its first frame."""
+    if levels.shape[-1] == 3 and (np.ptp(levels, axis=-1) > COLOURED).mean() > COLOURED_SHARE:
+        return "is coloured, and its brightness stays below one half nearly everywhere; white is given"
+    lit = f", and its levels reach {levels.max()} of 255" if levels.max() else ""
+    return f"is black all over{lit}"
 
 
 def _of(count: int, windows: Sequence[object]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..dataset.companions import folders_beside
 from ..dataset.dataset_file import DatasetRef, DatasetSettings
-from ..dataset.idle_beside import IN_SUB_FOLDER, OTHER_CASE, OTHER_KIND, IdleFile
+from ..dataset.idle_beside import IN_SUB_FOLDER, OTHER_CASE, OTHER_ENDING, OTHER_KIND, IdleFile
 from ..dataset.items import Item
 from ..dataset.not_taken import A_LIST, ALONE, LONE_CAPTION, RENAME, SOUND_ALONE, named_places, strays, unreached
 from ..dataset.scan import MEDIA_SUFFIXES, unread_kind
@@ -110,6 +110,10 @@ def idle_finding(file: IdleFile) -> Finding:
             f"is in a folder of {file.role}s, and of no kind that is read there",
             "Move it elsewhere.",
         )
+    elif file.reason == OTHER_ENDING:
+        ending = file.ref.entry.audio_extension
+        rule, reason = "other-file", f'is a sound, and audio_extension = "{ending}" names another ending'
+        remedy = "Leave audio_extension out to use every kind, or move the file elsewhere."
     elif file.reason == IN_SUB_FOLDER:
         reason = f"is a {file.role} in a sub-folder that is not that of the medium of its name"
         remedy = "Move it up, or into the sub-folder that its medium has."

@@ -181,7 +181,7 @@ def test_masks_that_give_nothing_or_all_are_told_where_they_are_encoded(tmp_path
     _, _, masks = build(config(tmp_path, mask_directory="masks", audio_mask_directory="masks"))
     assert masks.notes == [
         "1 masks are white all over in windows that were made now, so that nothing is left to make there: b.png",
-        "1 masks are black all over in the windows that were made now, and give nothing; white is given: a.png",
+        "1 masks are darker than one half in all windows that were made now, and give nothing; white is given: a.png",
         "1 masks for sound give nothing in the windows that were made now; level 1, or a span, is given: c.json",
     ]
 

@@ -99,10 +99,20 @@ def test_files_in_a_media_folder_that_nobody_reads_are_named_by_plan_and_check(t
         "clips: a.json, c.npy are not used: each is not a medium.",
         "clips: A.txt is not used: it is a caption beside a.txt, which has the very name of the medium.",
         "clips: alone.txt is not used: it is a caption without its medium.",
-        "clips: b.png.txt is not used: it is a caption with the ending of its medium in its name; call it b.txt.",
+        "clips: b.png.txt is not used: it is a caption with the ending of its medium in its name; b.txt is there "
+        "already, keep one of the two.",
     ]
     found = {one.path.relative_to(tmp_path).as_posix() for one in check_dataset(config).findings if one.path}
     assert found >= {*files[:5], "clips/notes"}
+
+
+def test_a_caption_with_the_ending_of_another_file_in_its_name_is_told_the_name_that_is_free(tmp_path):
+    config = folder_of(tmp_path, "clips/b.webm.txt", "masks/a.png")
+    (tmp_path / "clips/b.txt").unlink()
+    events = Told()
+    plan_dataset(config, events)
+    (said,) = [text for text in events.texts if "b.webm.txt" in text]
+    assert said.endswith("ending of its medium in its name; call it b.txt.")
 
 
 def test_what_a_run_drew_and_masks_below_the_media_are_not_media(tmp_path):

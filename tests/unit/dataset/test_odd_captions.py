@@ -62,7 +62,8 @@ from ltx2_train.dataset.plan import plan_dataset
             for text in ("clips/b.txt", "C:\\d\\fox.mp4", "https://a.b/c")
         ),
         ("['a fox runs']", "a value of Python; write the text alone"),
-        *((text, "an entry of a list; leave its sign out") for text in ("- a fox", "1. a fox", "# a fox")),
+        *((text, "an entry of a list; leave its sign out") for text in ("- a fox", "1. a fox")),
+        ("# not this", "a remark or a heading; take it out, or leave its sign out where it is a caption"),
         ("[00:01.00]a fox", "subtitles; leave the numbers and times out"),
         ("a fox BREAK, a wolf", "a prompt with signs of other programs, which are words here; write plain words"),
         *(

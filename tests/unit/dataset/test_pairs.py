@@ -126,6 +126,19 @@ def test_tracks_of_a_sound_beside_a_clip_are_told(clips, role, more):
     assert told.startswith(f"the {role} a.mka has 2 sound tracks (1: ")
 
 
+def test_a_sound_that_audio_extension_keeps_out_is_told_with_that_setting(clips):
+    for name in "ab":
+        write_sound(clips / "own" / f"{name}.wav", tone(1), codec="pcm_s16le")
+    write_sound(clips / "own" / "a.mp3", tone(1), codec="libmp3lame")
+    (clips / "own" / "c.npy").write_text("no sound")
+    more = {"audio_source": "audio_files", "audio_files_directory": "own", "audio_extension": ".wav"}
+    texts = plan_dataset(config(clips, **more)).warnings
+    assert any(text.endswith("not used, since audio_extension names another ending: a.mp3") for text in texts)
+    assert any(text.endswith("of a kind that is not read there, and not used: c.npy") for text in texts)
+    (found,) = [one for one in check_dataset(config(clips, **more)).findings if one.path and one.path.name == "a.mp3"]
+    assert found.reason == 'is a sound, and audio_extension = ".wav" names another ending'
+
+
 # --- two of one name -------------------------------------------------------------------------------------------------
 
 
