@@ -7,6 +7,7 @@ Tensor names and shapes say what the file can do; its metadata says what it clai
     metadata   config.transformer.cross_attention_adaln, else `model_version`
 
 The tensors are believed; a contradiction is noted. What cannot be trained on is named, with what to use in its place.
+The file is long since what is found and what is refused of it stand together.
 """
 
 from __future__ import annotations
