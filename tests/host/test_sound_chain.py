@@ -165,6 +165,7 @@ def test_sound_settings_of_clips_that_train_no_sound_are_told_on_the_node(nodes,
     assert told in summary
     assert told in comfy.texts[-1][1]
     assert told in chain.trained("video", "mute", prepared).ui["ltx2_train"][0]["message"]
+    comfy.texts.clear()  # which others look through
 
 
 def test_two_folders_of_clips_do_not_share_their_caches(chain, comfy):
