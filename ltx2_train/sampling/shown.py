@@ -327,7 +327,7 @@ def _require_both_colours(one: Shown, shape: VideoShape) -> None:
         raise ConfigError(f"{one.name}: {error}") from None
     if bool(mask.any()) and not bool(mask.all()):
         return
-    says = "white all over, so nothing is left to make" if bool(mask.any()) else "black all over, so it gives nothing"
+    says = "white all over, so nothing is left to make" if bool(mask.any()) else "darker than half, so it gives nothing"
     assert one.mask is not None
     raise ConfigError(f"{one.name}: its mask {one.mask.name} is {says}. White is given, black is made.")
 

@@ -337,7 +337,7 @@ def _tell_black(config: RunConfig, samples: Sequence[Sample], events: Events) ->
     pictured = [(one.key, one.mask_path) for one in samples if one.kind != "audio"]
     heard = [(one.key, one.audio_mask_path) for one in samples if one.audio_steps]
     for settings, masks, black, made, given in (
-        (config.video, pictured, "are black all over", "the picture", "White is given."),
+        (config.video, pictured, "are darker than one half all over", "the picture", "White is given."),
         (config.audio, heard, "of the sound are quiet or empty all over", "the sound", "Level 1, or a span, is given."),
     ):
         if not any(isinstance(one, Mask) for one in settings.conditions):

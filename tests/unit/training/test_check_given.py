@@ -369,7 +369,7 @@ def test_a_black_mask_is_named_and_trains(tmp_path):
     check_samples(run("video", video=given({"type": "mask"})), samples, told)
     ((level, text),) = told.texts
     assert (level, text[text.index(": ") :]) == ("warning", ": fox. White is given.")
-    assert text.startswith("The masks of 1 samples are black all over")
+    assert text.startswith("The masks of 1 samples are darker than one half all over")
 
 
 def test_a_mask_that_gives_nothing_of_the_sound_is_named_and_trains(tmp_path):
