@@ -130,9 +130,10 @@ def cut_videos(
 
 def _tell(info: MediaInfo, events: Events) -> None:
     """Say what of a video its clips will not have, and what is wrong with it."""
-    if len(info.tracks) > 1 and not info.pair:
+    if len(info.tracks) > 1:
         tracks = "; ".join(info.tracks)
-        events.message(f"{info.path.name} has {len(info.tracks)} sound tracks ({tracks}); clips get the preferred one.")
+        get = "the two as left and right" if info.pair else "the preferred one"
+        events.message(f"{info.path.name} has {len(info.tracks)} sound tracks ({tracks}); clips get {get}.")
     for remark in info.remarks:
         events.message(f"{info.path.name} {remark.rstrip('.')}.", "warning")
 

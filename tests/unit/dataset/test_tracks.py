@@ -13,9 +13,18 @@ from ltx2_train.caching.encode_sound import SoundLatents
 from ltx2_train.caching.recipe import CacheRecipe
 from ltx2_train.dataset.dataset_file import DatasetConfig
 from ltx2_train.dataset.plan import plan_dataset
+from ltx2_train.events import Events
 from ltx2_train.media.sound_media import read_sound
 from ltx2_train.workshop.check import check_dataset
 from ltx2_train.workshop.cut import cut_videos
+
+
+class Told(Events):
+    def __init__(self):
+        self.texts = []
+
+    def message(self, text, level="info"):
+        self.texts.append(text)
 
 
 def with_tracks(path, *tracks):
@@ -59,7 +68,9 @@ def test_two_tracks_of_one_channel_are_left_and_right(tmp_path):
     assert [pitch(side, 48000) for side in sound.samples] == pytest.approx([440, 880], rel=0.01)
     assert any("has 2 sound tracks" in text and "left and right" in text for text in plan.warnings)
     assert SoundLatents(plan, CacheRecipe()).made_from(item)["tracks"] == [1, 2]
-    (clip,) = cut_videos(path, tmp_path / "out", seconds=1).clips
+    told = Told()
+    (clip,) = cut_videos(path, tmp_path / "out", seconds=1, events=told).clips
+    assert any("a.mp4 has 2 sound tracks" in text and "the two as left and right" in text for text in told.texts)
     sides = read_sound(clip.path, of_clip=True).samples
     assert [pitch(side, 48000) for side in sides] == pytest.approx([440, 880], rel=0.01)
 
