@@ -6,6 +6,7 @@ in memory at a time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,14 @@ def described(about: Mapping[str, Any]) -> dict[str, str]:
     """The entries that a checkpoint has beside those of its base."""
     text = json.dumps(shortened(without_paths(about)), ensure_ascii=False, sort_keys=True)
     return {ABOUT: text, "step": str(about["step"])}
+
+
+def maker_of(path: Path) -> tuple[Any, ...] | None:
+    """The name of the run that made the checkpoint `path`, and when that began; None where the file does not say it."""
+    with TensorFile(path) as file, contextlib.suppress(KeyError, TypeError, ValueError):
+        about = json.loads(file.metadata[ABOUT])
+        return about["name"], about.get("started")
+    return None
 
 
 def verify_checkpoint(path: Path, base: Path) -> None:

@@ -12,7 +12,18 @@ from ..config import RunConfig
 from ..errors import TrainerError
 from ..events import Events
 from ..files import copy_file
-from .lora_files import is_copy, is_whole, list_loras, lora_name, place_lora, place_newest, taken_words, worth_keeping
+from ..full.file import maker_of
+from .lora_files import (
+    is_copy,
+    is_whole,
+    list_loras,
+    lora_name,
+    place_lora,
+    place_newest,
+    set_aside,
+    taken_words,
+    worth_keeping,
+)
 from .run_folder import RunFolder
 
 
@@ -21,13 +32,20 @@ def export(lora: Path, folder: Path, name: str, events: Events) -> Path:
     placed = place_lora(lora, folder / lora.name)
     if told := taken_words(placed, folder / lora.name):
         events.message(told, "warning")
-    return place_newest(placed, folder, name)
+    return place_newest(placed, folder, name, events)
 
 
-def export_one(checkpoint: Path, folder: Path, name: str, _events: Events) -> Path:
-    """Place the checkpoint in `folder` under the plain name alone, in place of the one before; returns its path."""
-    copy_file(checkpoint, folder / lora_name(name))
-    return folder / lora_name(name)
+def export_one(checkpoint: Path, folder: Path, name: str, events: Events) -> Path:
+    """Place the checkpoint in `folder` under the plain name alone, in place of the one before; returns its path.
+
+    What another run or program left under that name gets another one, which is told.
+    """
+    plain = folder / lora_name(name)
+    if worth_keeping(plain) and maker_of(plain) != maker_of(checkpoint):
+        kept = set_aside(plain, name)
+        events.message(f"{plain} was not of this run; it is now {kept.name}.", "warning")
+    copy_file(checkpoint, plain)
+    return plain
 
 
 def exported(config: RunConfig, folder: RunFolder, newest: Path) -> Path | None:

@@ -83,7 +83,7 @@ def whole_under_its_names(folder: RunFolder, step: int, lora: Path, events: Even
     """Have the LoRA or checkpoint of the last step whole under both of its names, and return the one to name; what
     cannot be written is a warning."""
     try:
-        written = renew_names(folder.loras, folder.name, step, lora)
+        written = renew_names(folder.loras, folder.name, step, lora, events)
     except TrainerError as error:
         events.message(f"A damaged copy of {lora.name} stays as it is. {error}", "warning")
         return lora

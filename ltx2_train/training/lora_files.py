@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..events import Events
 from ..files import copy_file, entries, remove
 from ..lora.places import is_changed
 from ..weights.reader import ENDING, TensorFile
@@ -64,20 +65,35 @@ def place_lora(source: Path, wanted: Path) -> Path:
     raise AssertionError("names never end")
 
 
-def place_newest(lora: Path, folder: Path, name: str) -> Path:
+def place_newest(lora: Path, folder: Path, name: str, events: Events) -> Path:
     """Put `lora` into `folder` under the plain name of the run.
 
-    What stands there first gets a name with its step, unless it has one: a run that is made longer replaces nothing.
+    What stands there first gets another name, which is told, unless it has one: with its step, or, where another run or
+    program made it, with `_before`. A run that is made longer replaces nothing.
     """
     plain = folder / lora_name(name)
     if worth_keeping(plain) and not _same_file(plain, lora):
         with TensorFile(plain) as file:
-            step = file.metadata.get("step", "")
-        known = {str(number) for number, _ in list_loras(folder, name)}
-        if step not in known:
-            place_lora(plain, folder / (lora_name(name, int(step)) if step.isdecimal() else f"{name}_before{ENDING}"))
+            step, maker = file.metadata.get("step", ""), file.metadata.get("ss_output_name", name)
+        if not any(str(number) == step and _same(path, plain) for number, path in list_loras(folder, name)):
+            is_own = step.isdecimal() and maker == name
+            kept = place_lora(plain, folder / (lora_name(name, int(step)) if is_own else f"{name}_before{ENDING}"))
+            events.message(f"{plain} was another LoRA{_made_by(step, maker, name)}; it is now {kept.name}.", "warning")
     copy_file(lora, plain)
     return plain
+
+
+def set_aside(plain: Path, name: str) -> Path:
+    """Give what stands under the plain name of run `name` another one, which is returned."""
+    kept = next(path for path in _names(plain.with_name(f"{name}_before{ENDING}")) if not os.path.lexists(path))
+    return plain.rename(kept)
+
+
+def _made_by(step: str, maker: str, name: str) -> str:
+    """What a LoRA says it is, in brackets behind a blank; nothing where it does not."""
+    said = [f"of {maker}"] if maker != name else []
+    said += [f"step {step}"] if step else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def taken_words(placed: Path, wanted: Path) -> str:
@@ -134,7 +150,7 @@ def with_its_step(lora: Path, name: str, step: int) -> Path:
     return next((path for path in reversed(saved) if is_copy(path, lora)), lora)
 
 
-def renew_names(folder: Path, name: str, step: int, whole: Path) -> list[Path]:
+def renew_names(folder: Path, name: str, step: int, whole: Path, events: Events) -> list[Path]:
     """Place `whole` under the plain name and the one with its step, where no whole file stands there; returns what was
     written. Nothing, where `whole` is of an earlier step."""
     plain = folder / lora_name(name)
@@ -145,7 +161,7 @@ def renew_names(folder: Path, name: str, step: int, whole: Path) -> list[Path]:
     if not any(is_whole(path, step) for path in saved):
         written.append(place_lora(whole, folder / lora_name(name, step)))
     if not is_whole(plain, step):
-        written.append(place_newest(written[0] if written else whole, folder, name))
+        written.append(place_newest(written[0] if written else whole, folder, name, events))
     return written
 
 

@@ -154,7 +154,7 @@ def _complete_names(run: Run, name: str, whole: Path, events: Events) -> None:
         if plain.exists() and not good:
             _tell_anew([plain], f"copied from {whole.name}", events)
         with _tolerant(Saved(), f"copy of {whole.name} as {plain.name}", events):
-            place_newest(whole, run.folder.loras, name)
+            place_newest(whole, run.folder.loras, name, events)
     of_step = [whole, plain] if is_whole(plain, run.step) else [whole]
     beside = [lora for lora in of_step if not _is_said(lora.with_suffix(".json"))]
     if damaged := [path for lora in beside if (path := lora.with_suffix(".json")).exists()]:
@@ -240,7 +240,7 @@ def _write_loras(run: Run, events: Events, saved: Saved) -> None:
     if told := taken_words(written, folder.loras / lora_name(name, run.step)):
         events.message(told, "warning")
     with _tolerant(saved, f"copy of {written.name} as {lora_name(name)}", events):
-        saved.lora = place_newest(written, folder.loras, name)
+        saved.lora = place_newest(written, folder.loras, name, events)
     with _tolerant(saved, f"file that says how the {run.product} came about", events):
         _write_sidecars(run, dict.fromkeys((written, saved.lora)))
     if run.config.run.export_folder is not None:
@@ -270,7 +270,7 @@ def _write_mean(run: Run, mean: WeightMean, events: Events) -> Path:
     with mean.shown():
         written = _again(lambda: _write_lora(run, name, about))
     verify_saved(written, run.checkpoint_shapes, trained=run.step > 0)
-    plain = place_newest(written, folder.loras, name)
+    plain = place_newest(written, folder.loras, name, events)
     _write_sidecars(run, dict.fromkeys((written, plain)))
     events.saved("lora", written)
     if train.keep_loras:

@@ -177,9 +177,23 @@ def test_what_stands_under_the_plain_name_without_a_step_is_kept(runs, tmp_path)
     exported = tmp_path / "loras" / "fox"
     exported.mkdir(parents=True)
     save_file({"a": torch.ones(1)}, exported / "fox.safetensors")
-    runs.train(steps=2, export=exported.parent)
+    runs.train(events := Heard(), steps=2, export=exported.parent)
     assert loras(exported) == ["fox.safetensors", "fox_000002.safetensors", "fox_before.safetensors"]
     assert list(load_file(exported / "fox_before.safetensors")) == ["a"]
+    assert events.warnings == [f"{exported / 'fox.safetensors'} was another LoRA; it is now fox_before.safetensors."]
+
+
+@pytest.mark.parametrize("step", ["2", "240"])
+def test_a_lora_of_another_run_under_the_plain_name_is_kept_and_told(runs, tmp_path, step):
+    exported = tmp_path / "loras" / "fox"
+    exported.mkdir(parents=True)
+    save_file({"a": torch.ones(1)}, exported / "fox.safetensors", {"step": step, "ss_output_name": "hen"})
+    runs.train(events := Heard(), steps=2, export=exported.parent)
+    assert loras(exported) == ["fox.safetensors", "fox_000002.safetensors", "fox_before.safetensors"]
+    assert list(load_file(exported / "fox_before.safetensors")) == ["a"]
+    assert events.warnings == [
+        f"{exported / 'fox.safetensors'} was another LoRA (of hen, step {step}); it is now fox_before.safetensors."
+    ]
 
 
 def test_a_damaged_lora_is_replaced(runs):
