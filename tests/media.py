@@ -76,8 +76,6 @@ def write_video(
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate, options={**defaults, **(options or {})})
         stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], pixel_format
-        if rotation and not hasattr(stream, "set_display_rotation"):
-            pytest.skip("this PyAV cannot write a rotation")
         if rotation:
             stream.set_display_rotation(rotation)
         if aspect is not None:

@@ -236,8 +236,7 @@ def _video_stream(info: MediaInfo, colours: dict[str, int], picture: Any, base: 
     if ratio != 1:
         context.sample_aspect_ratio = 1 / ratio if info.rotation % 180 else ratio
     for key, value in colours.items():
-        if hasattr(context, key):
-            setattr(context, key, value)
+        setattr(context, key, value)
     return stream
 
 

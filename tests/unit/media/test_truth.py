@@ -217,8 +217,6 @@ def test_an_absurd_rate_is_refused(tmp_path, scale, rate, words):
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_mirrored_picture_is_shown_as_players_do(tmp_path, turns, mirrored):
-    if not hasattr(av.video.stream.VideoStream, "set_display_matrix"):
-        pytest.skip("this PyAV cannot write a display matrix")
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:24, :24], picture[24:, :24] = 255, 120
     path = tmp_path / "in" / "x.mp4"
