@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from filecmp import cmp
 from fractions import Fraction
 from io import BytesIO
@@ -308,30 +308,62 @@ def _write(
 ) -> list[Path]:
     """Write media and captions into `folder`/media; returns the media. Files that did not change keep their time, and
     so their caches; files of an earlier call that are not made again are removed, others are left alone. Raises
-    Stopped; the next call knows what this one has written by then."""
+    DataError where one of those has a name that is wanted, and Stopped; the next call knows what this one has written
+    by then."""
     target, index = folder / "media", folder / "files.json"
     target.mkdir(parents=True, exist_ok=True)
-    before = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
-    written: list[str] = []
+    before = _noted(index)
+    names = [f"{name}_{number:04d}{made.ending}" for number, made in enumerate(media, 1)]
+    _require_free(target, [*names, *(Path(one).with_suffix(".txt").name for one in names)], before)
+    written: dict[str, str | None] = {}  # captions with their text
+    changed: list[str] = []
     events.stage("write", len(media))
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing") as temporary:
-            for number, (made, caption) in enumerate(zip(media, captions, strict=True), 1):
+            for number, (made, caption, called) in enumerate(zip(media, captions, names, strict=True), 1):
                 events.check_stop()
-                path = target / f"{name}_{number:04d}{made.ending}"
+                path = target / called
                 beside = path.with_suffix(".txt")
-                written += [path.name, beside.name]
+                written |= {path.name: None, beside.name: caption}
                 fresh = Path(temporary) / path.name
                 made.write(fresh)
                 if not path.is_file() or not cmp(path, fresh, shallow=False):
                     fresh.replace(path)
-                if not beside.is_file() or beside.read_text(encoding="utf-8") != caption:
+                there = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else None
+                if there != caption:
+                    if there not in (None, before.get(beside.name, there)):
+                        changed.append(beside.name)
                     write_text(beside, caption)
                 events.progress(number, len(media), path.name)
     except BaseException:
-        write_json(index, sorted({*before, *written}))
+        write_json(index, before | written)
         raise
-    for old in set(before) - set(written):
-        (target / Path(str(old)).name).unlink(missing_ok=True)
+    for old in before.keys() - written.keys():
+        (target / Path(old).name).unlink(missing_ok=True)
     write_json(index, written)
-    return [target / name for name in written if not name.endswith(".txt")]
+    if changed:
+        events.message(
+            f"{_some(changed)} had been changed since this node wrote them, and hold what `captions` says again.",
+            "warning",
+        )
+    return [target / called for called in names]
+
+
+def _noted(index: Path) -> dict[str, str | None]:
+    """The files that an earlier call wrote, captions with their text where that is known."""
+    noted = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    return noted if isinstance(noted, dict) else dict.fromkeys(map(str, noted))
+
+
+def _require_free(target: Path, wanted: Sequence[str], before: Collection[str]) -> None:
+    """Raise DataError where somebody else's file has a name that is `wanted`."""
+    others = [called for called in wanted if called not in before and (target / called).exists()]
+    if others:
+        raise DataError(
+            f"{target} has files of yours with names that this node would write: {_some(others)}. Rename them, or give "
+            "another `name`."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -299,4 +299,6 @@ def read_notes(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete it, or choose another --out.", path) from error
+        raise DataError(
+            f"{path} cannot be read ({error}). Delete it with the clips beside it, or choose another --out.", path
+        ) from error

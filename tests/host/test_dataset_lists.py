@@ -139,3 +139,27 @@ def test_what_is_no_picture_and_no_sound_is_refused_by_its_number_before_anythin
     with pytest.raises(RuntimeError, match=says):
         lists(**given)
     assert not [path for path in comfy.base.rglob("*") if path.suffix in (".png", ".wav", ".mp4")]
+
+
+def test_files_of_others_with_a_name_that_is_wanted_are_refused_by_it(lists, comfy):
+    folder = made(comfy)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("made_0002.png", "made_0002.txt", "mine.png"):
+        (folder / name).write_text("mine")
+    with pytest.raises(Exception, match=r"files of yours .* would write: made_0002.png, made_0002.txt. Rename them"):
+        lists(images=[torch.zeros(2, 32, 32, 3)])
+    assert sorted(path.name for path in folder.iterdir()) == ["made_0002.png", "made_0002.txt", "mine.png"]
+    assert {path.read_text() for path in folder.iterdir()} == {"mine"}
+
+
+def test_a_caption_that_was_changed_by_hand_is_named_as_it_is_replaced(lists, comfy):
+    lists(images=[torch.zeros(2, 32, 32, 3)])
+    (made(comfy) / "made_0001.txt").write_text("my words")
+    comfy.texts.clear()
+    lists(images=[torch.ones(2, 32, 32, 3)])
+    assert (made(comfy) / "made_0001.txt").read_text() == "all"
+    assert any("made_0001.txt had been changed since this node wrote them" in str(text) for text in comfy.texts)
+    comfy.texts.clear()
+    lists(images=[torch.zeros(1, 32, 32, 3)])
+    assert not any("had been changed" in str(text) for text in comfy.texts)
+    assert not (made(comfy) / "made_0002.png").exists()
