@@ -60,7 +60,7 @@ _DEFAULT = re.compile(r"\$\{\w+:?=")
 # what a command is started with, behind words that are none of its own: `docker run -v $PWD:/x image python ...`
 _STARTS = re.compile(r"^.*?(?<!\S)(?=\S*accelerate\s)|^.*?(?<!\S)(?=\S+\.py\b)|^.*?\s(?=-m\s)", re.DOTALL)
 _GOES_TO = re.compile(
-    r"""^\s*(?:cd|chdir|pushd|popd|set-location|push-location|pop-location)\b(?:\s+(?:/d|-\w+|--))*\s*(?P<quote>["']?)(?P<to>.*?)(?P=quote)\s*$""",
+    r"""^\s*(?P<how>cd|chdir|pushd|popd|set-location|push-location|pop-location)\b(?:\s+(?:/d|-\w+|--))*\s*(?P<quote>["']?)(?P<to>.*?)(?P=quote)\s*$""",
     re.IGNORECASE,
 )
 _SOURCE = re.compile(r"""^\s*(?:source|\.|call)\s+(?P<quote>["']?)(?P<file>[^"'\s]+)(?P=quote)""", re.IGNORECASE)
@@ -129,7 +129,7 @@ class _Reader:
         self._unknown_sets: list[str] = []  # statements after which any variable may be another
         self._sourced: set[Path] = set()
         self._functions: set[str] = set()
-        self._outer: list[tuple[Values, Values, str]] = []
+        self._outer: list[tuple[Values, Values, str, list[Path | None]]] = []
         self._skipped: tuple[str, Branch | None] = ("", None)  # the label that a condition jumps to, past what comes
         self._at = (0, "")  # the statement that is read, with its line
         self._changes: list[tuple[str, str]] = []  # each variable that is set, with a sentence that says where
@@ -138,6 +138,9 @@ class _Reader:
         self._hands_on = False  # whether a function hands its own arguments to a command
         self._arguments = ""  # a sentence where the script sets its own arguments
         self._gone_to = ""  # the statement that has gone to another folder
+        self._here: list[Path | None] = [
+            folder
+        ]  # where statements stand, behind where popd goes back to; None: not here
 
     def read(self, text: str, first: int = 1, tested: bool = False, shell: str = "") -> None:
         """Read `text`, whose first line has the number `first`; `tested`: a test decides about all of it. Without a
@@ -149,7 +152,9 @@ class _Reader:
         for number, line in whole_lines(text, self.told, first, shell):
             bare = line.strip()
             if bare == "(" or (bare[:1] == "(" and bare[-1:] == ")" and bare[:2] != "(("):
-                self._outer.append((self.variables.copy(), self.arrays.copy(), self._gone_to))  # a shell of its own
+                self._outer.append(
+                    (self.variables.copy(), self.arrays.copy(), self._gone_to, self._here)
+                )  # a shell of its own
             for one in statements(line):
                 self._tested, self._hides_command = tested or one.tested, one.hides_command
                 self._follow_blocks(one.text)
@@ -165,7 +170,7 @@ class _Reader:
                 if TEST.match(one.text) is not None:
                     self._condition = one.text
             if bare[-1:] == ")" and bare[:1] in "()" and self._outer:
-                self.variables, self.arrays, self._gone_to = self._outer.pop()
+                self.variables, self.arrays, self._gone_to, self._here = self._outer.pop()
         self._is_bash = self.variables.is_bash = outer
 
     def _follow_blocks(self, statement: str) -> None:
@@ -380,11 +385,19 @@ class _Reader:
         return False
 
     def _go(self, number: int, statement: str, body: str) -> None:
-        """Take down that a statement goes to another folder than the script's, if that is here."""
+        """Take down the folder that a statement goes to, and that it is another than the script's, if it is here."""
         if (goes := _GOES_TO.match(body)) is None or self.folder is None:
             return
-        folder = self.folder / filled(goes["to"], self.variables, []).replace("\\", "/")
-        other = folder.is_dir() and not folder.samefile(self.folder)
+        how, to = goes["how"].lower(), filled(goes["to"], self.variables, []).replace("\\", "/")
+        here = self._here[-1]
+        if how.startswith("pop"):
+            self._here = self._here[:-1] or [here]
+        else:
+            there = None if here is None else here / to
+            there = there if there is not None and there.is_dir() else Path(to) if Path(to).is_absolute() else None
+            self._here = [*(self._here if how.startswith("push") else self._here[:-1]), there]
+        here = self._here[-1]
+        other = here is not None and here.is_dir() and not here.samefile(self.folder)
         self._gone_to = f"line {number} {shown(statement)}" if other else ""
 
     def _command(self, number: int, statement: str, body: str) -> None:

@@ -132,7 +132,10 @@ def _read(value: Any) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is no file; give its whole path")
     if path.suffix.lower() == ".json":
-        table = json.loads(read_text(path))
+        try:
+            table = json.loads(read_text(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     else:
         table = read_toml(path)
     if not isinstance(table, Mapping):

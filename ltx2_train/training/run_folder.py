@@ -44,7 +44,7 @@ class RunFolder:
     manifest: dict[str, Any] = field(default_factory=dict)
     _lock: IO[bytes] | None = None
     writes: bool = True
-    begins: bool = False  # whether nothing was there to go on with
+    begins: bool = False  # whether it takes the place of a start with other settings that came to nothing
 
     @property
     def name(self) -> str:
@@ -230,10 +230,10 @@ def open_run(
         ) from None
     for folder in folders:
         sweep(folder, older=0)  # whoever wrote here is gone, since the lock was free
-    bare = _is_bare(path, manifest or {})
-    if manifest and bare and manifest.get("identity") != identity:
+    begins = bool(manifest) and _is_bare(path, manifest or {}) and manifest.get("identity") != identity
+    if begins:
         manifest, told = None, _begun_anew(path)
-    folder = RunFolder(path, identity, manifest or {}, lock, begins=bare)
+    folder = RunFolder(path, identity, manifest or {}, lock, begins=begins)
     try:
         if manifest is None or told:
             reached = folder.manifest.get("step", 0)

@@ -137,12 +137,13 @@ def complete(run: Run, events: Events) -> None:
     mean = f"{name}_ema"
     means = [lora for step, lora in list_loras(folder, mean) if step == run.step]
     if run.mean is not None and means:
-        if not any(is_whole(lora, run.step) for lora in means):
+        whole = [lora for lora in means if is_whole(lora, run.step)]
+        if not whole:
             _tell_anew(means, f"written anew from the state of step {run.step}", events)
             with _tolerant(Saved(), "LoRA of the running mean", events):
                 _write_mean(run, run.mean, events)
         else:
-            _complete_names(run, mean, means[-1], events)
+            _complete_names(run, mean, whole[-1], events)
 
 
 def _complete_names(run: Run, name: str, whole: Path, events: Events) -> None:

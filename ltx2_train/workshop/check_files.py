@@ -203,8 +203,9 @@ def _dark(levels: np.ndarray) -> str:
     """What a mask that gives nothing is, by the levels of its first frame."""
     if levels.shape[-1] == 3 and (np.ptp(levels, axis=-1) > COLOURED).mean() > COLOURED_SHARE:
         return "is coloured, and its brightness stays below one half nearly everywhere; white is given"
-    lit = f", and its levels reach {levels.max()} of 255" if levels.max() else ""
-    return f"is black all over{lit}"
+    if levels.max():
+        return f"is darker than one half nearly everywhere, and its levels reach {levels.max()} of 255"
+    return "is black all over"
 
 
 def _of(count: int, windows: Sequence[object]) -> str:

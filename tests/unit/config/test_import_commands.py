@@ -114,11 +114,15 @@ def test_what_two_branches_add_is_added_once(tmp_path, script, ways):
         ('cd "$(dirname "$0")"', False),
         ("pushd other; popd", False),
         ("(cd other; ls)", False),
+        ("cd other; cd ..", False),
+        ("cd other/deep; cd ..", True),
+        ("cd other; pushd deep; popd", True),
+        ("cd nowhere; cd ..", False),
     ],
 )
 def test_a_script_that_goes_to_another_folder_is_told_where_paths_are_taken_from(tmp_path, line, is_told):
     written(tmp_path, "d.toml", DATASET)
-    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "deep").mkdir(parents=True)
     made = import_settings(written(tmp_path, "run.sh", f"{line}\n{TRAIN}\n"))
     assert any("paths are taken from the script's own folder" in note for note in made.notes) == is_told
 

@@ -88,8 +88,9 @@ def test_a_start_that_came_to_nothing_holds_nobody_to_its_settings(tmp_path, if_
     assert sample.exists()
     assert (tmp_path / "a" / "mine.txt").exists(), "what others laid there stays"
     events.told.clear()
-    open_run(settings(tmp_path), {"rank": 8}, events).close()
+    (same := open_run(settings(tmp_path), {"rank": 8}, events)).close()
     assert not events.told, "nothing is other than it was"
+    assert not same.begins, "and what it measured is used"
 
 
 @pytest.mark.parametrize("kept", ["states", "lora", "checkpoints", "metrics.jsonl", "manifest.json"])

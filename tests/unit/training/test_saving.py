@@ -598,6 +598,23 @@ def test_a_damaged_lora_of_the_step_that_is_gone_on_from_is_written_anew(runs, s
     assert inspect_lora(folder / "fox_000004.safetensors").step == 4
 
 
+def test_of_two_means_of_one_step_the_whole_one_counts(runs):
+    runs.train(steps=4, ema={"decay": 0.5})
+    folder = runs.path / "lora"
+    whole = load((folder / "fox_ema_000004.safetensors").read_bytes())
+    (folder / "fox_ema_000004_2.safetensors").write_bytes(b"cut")
+    (folder / "fox_ema.safetensors").unlink()
+
+    def first(step):
+        if step == 4:
+            now = load_file(folder / "fox_ema.safetensors")
+            assert all(torch.equal(now[key], whole[key]) for key in whole)
+
+    runs.train(heard := Heard(), steps=6, ema={"decay": 0.5}, step_hook=first)
+    assert runs.taken == list(range(6))
+    assert not heard.warnings
+
+
 def test_a_damaged_second_name_and_file_beside_it_are_written_anew(runs):
     runs.train(steps=4)
     folder = runs.path / "lora"
