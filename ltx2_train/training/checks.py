@@ -414,7 +414,7 @@ def check_model(
             events.message(text, "warning")
     path, before = recorded_run(config.run)
     if config.lora.weights is not None and not list_states(path / "states"):
-        _check_start(config, files, sizes, events)
+        _check_start(config, files.checkpoint, files.version, sizes, events)
     config = _with_optimizer(config, path, before, device, events)
     check_optimizer(config, layers)
     return config, files, layers, device
@@ -447,9 +447,10 @@ def check_base(config: RunConfig, events: Events, rank: int | None = None) -> tu
 def check_planned(
     config: RunConfig, published: str | None = None, data: bool = True, events: Events | None = None
 ) -> None:
-    """Raise what training would raise of settings, layers, optimizer and prompts, for a look ahead that needs no
-    encoder, and tell `events` what has no effect and what the prompts come to.
+    """Raise what training would raise of settings, layers, optimizer, prompts, the run folder and the LoRA that the
+    run begins with, for a look ahead that needs no encoder.
 
+    `events` are told what has no effect and what the prompts come to.
     `published` is the version of a published model that stands for the checkpoint. With `data` the dataset file is
     held against the settings too.
     """
@@ -465,15 +466,21 @@ def check_planned(
         with TensorFile(path) as file:
             require_mode(config, model_family(file), path.name)
             version = model_family(file).version
-            layers = list(_layers_of(config, blueprint(file, config.model.mode)))
+            sizes = _layers_of(config, blueprint(file, config.model.mode))
+        require_usable(config.run)
+        if config.lora.weights is not None and not list_states(recorded_run(config.run)[0] / "states"):
+            _check_start(config, path, version, sizes, events)
     else:
         version = published
         require_mode(config, FAMILIES[published], FAMILIES[published].checkpoint)
-        layers = list(_layers_of(config, published_blueprint(published, config.model.mode)))
+        sizes = _layers_of(config, published_blueprint(published, config.model.mode))
+    layers = list(sizes)
     name = "adamw" if config.optimizer.name == "auto" else config.optimizer.name
     if not find_optimizer(name).missing():  # the machine that trains may have what this one lacks
         optimizer = config.optimizer.model_copy(update={"name": name})
         check_optimizer(config.model_copy(update={"optimizer": optimizer}), layers)
+        if advice := find_optimizer(name).advice(config.train.learning_rate, config.schedule.name):
+            events.message(advice, "warning")
     triggers: list[str] = []
     if data:
         dataset = DatasetConfig.read(config.dataset_file(), config.foreign)
@@ -529,11 +536,11 @@ def _layers_of(config: RunConfig, model: LTXTransformer) -> dict[str, tuple[int,
     return sizes
 
 
-def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Events) -> None:
+def _check_start(config: RunConfig, checkpoint: Path, version: str, sizes: Sizes, events: Events) -> None:
     """Hold the LoRA that the run starts from against the layers that are trained. A run that goes on needs it no more:
     its state has all that came of it."""
     if config.quant.loftq:
-        loftq_for(files.checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
+        loftq_for(checkpoint, config.model.mode, config.settled_lora)  # refuses the one or the other
     start = load_lora_header(config.need("lora.weights"))
     fitting_start(start, sizes, config.settled_lora)
     if idle := why_idle(start.path, events):
@@ -543,7 +550,7 @@ def _check_start(config: RunConfig, files: BaseFiles, sizes: Sizes, events: Even
             "warning",
         )
     tell_changed(start, events)
-    tell_version(start, files.version, events)
+    tell_version(start, version, events)
     tell_start(start, list(sizes), events)
 
 

@@ -90,7 +90,7 @@ def test_a_setting_that_the_command_line_gives_twice_is_refused(capsys):
     assert "memory.fit is given twice, as 24 and as" in capsys.readouterr().err
 
 
-def test_a_plan_refuses_what_training_refuses_of_the_settings(run_file, capsys):
+def test_a_plan_refuses_what_training_refuses_of_the_settings(run_file, tiny, capsys):
     """Before anything is planned, and by its reason: not as a run that does not fit."""
     for given, words in (
         ("memory.shard=true", "memory.shard = true has no effect"),
@@ -101,8 +101,11 @@ def test_a_plan_refuses_what_training_refuses_of_the_settings(run_file, capsys):
         ('lora.include_patterns=["nomatch.*"]', "nomatch"),
         ("validation.every=2", "no [[validation_datasets]]"),
         ("sample.upsampler=nope.safetensors", "nope.safetensors does not exist"),
+        ("lora.weights=nope.safetensors", "nope.safetensors does not exist"),
+        (f"lora.weights={tiny.checkpoint}", "is not a LoRA"),
+        (f"run.export_folder={run_file}", "is a file, not a folder"),
     ):
-        assert main(["plan", str(run_file), "--set", given, "--set", "sample.every=0"]) == 2, given
+        assert main(["plan", str(run_file), "--set", given, "--set", "sample.every=0"]) > 0, given
         out, err = capsys.readouterr()
         assert words in err
         assert "does not fit" not in out
